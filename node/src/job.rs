@@ -1,0 +1,136 @@
+//! The canonical job: what every dialect is decoded into, and what comes back.
+//!
+//! For `listen` (which makes jobs from callers' bodies), `shell` (which places them), `forward` and `compute`.
+//! Invariants: a job is complete once decoded: nothing of the caller's bytes or headers is looked at again.
+
+use std::sync::Arc;
+
+use shoal_engine::{EmbedOptions, Embedding};
+
+/// One call for embeddings.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// The caller's `x-request-id` if it was sound, else one made here. At most 64 printable ASCII bytes.
+    pub request_id: Arc<str>,
+    /// W3C trace context as received, if it was well-formed.
+    pub traceparent: Option<Arc<str>>,
+    /// 1 to `api.inputs_max` texts, none empty of bytes.
+    pub texts: Arc<[Box<str>]>,
+    pub options: EmbedOptions,
+    /// Time that the caller still gives, milliseconds.
+    pub deadline_ms: u32,
+}
+
+impl Job {
+    /// Bytes of all texts.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.texts.iter().map(|text| text.len()).sum()
+    }
+}
+
+/// The answer to a [`Job`].
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// One a text, in the order of the texts.
+    pub rows: Vec<Embedding>,
+    /// Node that computed it.
+    pub served_by: Arc<str>,
+    /// 0 = computed by the node that the caller asked, 1 = by a peer.
+    pub hops: u8,
+    /// How many nodes the job was given to, refusals included.
+    pub placements: u8,
+    /// From arrival until the first row began to run, microseconds.
+    pub queue_us: u64,
+    /// Time of the forward passes that this job's rows were in, microseconds.
+    pub compute_us: u64,
+    pub model: Arc<str>,
+    pub revision: Arc<str>,
+}
+
+/// Why a [`Job`] has no answer. One variant per different status code.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The caller has to change the request.
+    #[error("input {index}: {message}")]
+    Input { index: usize, message: String },
+    /// The node holds too much and no peer can take it; nothing ran.
+    #[error("all nodes are busy")]
+    Overloaded { retry_after_ms: u32 },
+    /// No node can compute this now: the model is loading, or no peer holds it.
+    #[error("no node can answer now: {message}")]
+    Unavailable { message: String, retry_after_ms: u32 },
+    /// The caller's time is over.
+    #[error("the deadline has passed")]
+    Expired,
+    /// The model failed on this request on two nodes, or on the only one.
+    #[error("the model failed: {message}")]
+    Engine { message: String },
+}
+
+/// One model that can be asked for here, computed on this node or on a peer.
+#[derive(Clone, Debug)]
+pub struct ModelView {
+    pub name: Arc<str>,
+    pub revision: Arc<str>,
+    pub precision: Arc<str>,
+    pub dimensions: u32,
+    pub tokens_max: u32,
+    /// `cls`, `mean` or `last`.
+    pub pooling: &'static str,
+    pub stand_in: bool,
+    /// Unix seconds when this node loaded it.
+    pub loaded_at_s: u64,
+}
+
+/// What one node says of itself and of its peers, for `/info`, `/health` and `/readyz?verbose`.
+#[derive(Clone, Debug)]
+pub struct NodeView {
+    pub node_id: Arc<str>,
+    pub cluster: Arc<str>,
+    /// `starting`, `ready`, `draining` or `failed`.
+    pub engine: &'static str,
+    /// Why the engine cannot compute, for people; empty when it can.
+    pub engine_message: String,
+    /// An answer can be given, here or through a peer.
+    pub can_answer: bool,
+    pub uptime_s: u64,
+    /// The model of this node's configuration; `None` until it is loaded here or a peer announced it.
+    pub model: Option<ModelView>,
+    pub peers: Vec<PeerView>,
+    pub jobs_held: u32,
+}
+
+/// One peer as this node sees it.
+#[derive(Clone, Debug)]
+pub struct PeerView {
+    pub node_id: Arc<str>,
+    pub api_addr: Arc<str>,
+    pub peer_addr: Arc<str>,
+    /// Gossip hears it.
+    pub alive: bool,
+    /// `passing`, `blocking` or `probing`: whether its transport gets requests.
+    pub gate: &'static str,
+    /// Its own word: `starting`, `ready`, `draining` or `failed`.
+    pub engine: Arc<str>,
+    /// name@revision/precision of what it serves; empty while unknown.
+    pub model: Arc<str>,
+    /// Its last word on how long a new job would wait, microseconds, if any.
+    pub wait_us: Option<u64>,
+    pub version: Arc<str>,
+}
+
+/// What `listen` needs from the rest of the node.
+///
+/// Dropping the future of [`Door::place`] means that the caller left: the job is cancelled here and on the peer.
+pub trait Door: Clone + Send + Sync + 'static {
+    fn place(&self, job: Job) -> impl Future<Output = Result<Answer, Failure>> + Send;
+    /// This node's view of itself and its peers, cheap enough for a probe every second.
+    fn view(&self) -> NodeView;
+    /// All metrics in the Prometheus text format.
+    fn metrics(&self) -> String;
+    /// Counts one finished HTTP request. `route` is one of a fixed set, never the raw path.
+    fn observe(&self, route: &'static str, status: u16, seconds: f64);
+    /// Whether connections should be told to close after the answer, because the node is draining.
+    fn draining(&self) -> bool;
+}

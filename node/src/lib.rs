@@ -1,0 +1,2 @@
+//! Node.
+pub mod job;
