@@ -1,0 +1,71 @@
+//! How many waiting rows form the next forward pass.
+//!
+//! For `queue`, whenever the device is free: the batch is pulled, so an idle device never waits for company.
+//! Invariants: at least one row; within the limits on rows, on units and on time, the first row excepted.
+
+use crate::cost::Cost;
+use crate::time::Micros;
+
+/// Bounds of one forward pass.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchRules {
+    /// Most rows.
+    pub rows_max: u32,
+    /// Most units (about tokens); bounds the memory.
+    pub units_max: u64,
+    /// Longest time that a batch should take. A new arrival waits for the running batch, so this bounds its delay.
+    pub time_max: Micros,
+}
+
+impl Default for BatchRules {
+    fn default() -> Self {
+        Self { rows_max: 256, units_max: 16_384, time_max: Micros::from_ms(50) }
+    }
+}
+
+impl BatchRules {
+    /// Most units of a batch on a device with this `cost`.
+    #[must_use]
+    pub fn units_max_at(&self, cost: Cost) -> u64 {
+        cost.units_within(self.time_max).min(self.units_max).max(1)
+    }
+}
+
+/// How many rows from the front of `rows` (units each) to run together; 0 only when there is none.
+pub fn take(rules: &BatchRules, cost: Cost, rows: impl Iterator<Item = u32>) -> usize {
+    let units_max = rules.units_max_at(cost);
+    let mut units_sum = 0u64;
+    let mut taken = 0usize;
+    for units in rows.take(rules.rows_max.max(1) as usize) {
+        units_sum = units_sum.saturating_add(u64::from(units));
+        if 0 < taken && units_max < units_sum {
+            break;
+        }
+        taken += 1;
+    }
+    taken
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_ends_at_the_first_limit_it_meets() {
+        let rules = BatchRules { rows_max: 4, units_max: 100, time_max: Micros::from_ms(50) };
+        let cheap = Cost { fixed: Micros::ZERO, per_unit_ns: 1 };
+        let slow = Cost { fixed: Micros::from_ms(10), per_unit_ns: 1_000_000 };
+        for (cost, rows, expected) in [
+            (cheap, vec![], 0),
+            (cheap, vec![500], 1),
+            (cheap, vec![500, 1], 1),
+            (cheap, vec![60, 40, 1], 2),
+            (cheap, vec![1; 9], 4),
+            (slow, vec![20, 20, 20], 2),
+            (slow, vec![41, 1], 1),
+            (Cost::default(), vec![50, 50, 50], 2),
+        ] {
+            assert_eq!(take(&rules, cost, rows.iter().copied()), expected, "{cost:?} {rows:?}");
+        }
+    }
+}

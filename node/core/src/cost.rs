@@ -1,0 +1,137 @@
+//! How long a batch takes on one node, learned from the batches that ran.
+//!
+//! For the estimate of completion, and for the size of a batch. Time is affine in units: `fixed + per_unit × units`
+//! (a unit is about a token; see the engine's cost guess). Old batches are forgotten geometrically.
+//! Invariants: both terms are finite and not negative, whatever was observed.
+
+use crate::time::Micros;
+
+/// Weight of the newest batch: the last 20 or so decide.
+const NEWEST_WEIGHT: f64 = 0.1;
+/// Pull of the slope towards "no fixed part", relative to the squared mean size. It decides while all batches have one
+/// size, when slope and fixed part cannot be told apart.
+const RIDGE: f64 = 0.01;
+/// Longest time that is believed, in microseconds: one batch of a day.
+const TIME_MAX: f64 = 86_400e6;
+
+/// What a batch costs: `fixed + per_unit × units`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Microseconds a batch, whatever its size.
+    pub fixed: Micros,
+    /// Nanoseconds a unit. A small model on a large machine needs less than a microsecond.
+    pub per_unit_ns: u64,
+}
+
+impl Cost {
+    /// Time of `units` units that run in `batches` batches.
+    #[must_use]
+    pub fn of(self, units: u64, batches: u64) -> Micros {
+        self.fixed.times(batches) + Micros::new(self.per_unit_ns.saturating_mul(units) / 1000)
+    }
+
+    /// Most units that one batch may have to end within `limit`; at least 1.
+    #[must_use]
+    pub fn units_within(self, limit: Micros) -> u64 {
+        let left_ns = (limit - self.fixed).get().saturating_mul(1000);
+        left_ns.checked_div(self.per_unit_ns).unwrap_or(u64::MAX).max(1)
+    }
+}
+
+/// Learns a [`Cost`] by exponentially weighted least squares.
+#[derive(Clone, Debug, Default)]
+pub struct CostModel {
+    batches: u64,
+    units_mean: f64,
+    micros_mean: f64,
+    units_variance: f64,
+    covariance: f64,
+}
+
+impl CostModel {
+    /// One batch of `units` units took `took`.
+    pub fn observe(&mut self, units: u64, took: Micros) {
+        // Both are far below 2^53 once bounded, so the conversions are exact.
+        let units = units.clamp(1, 1 << 40) as f64;
+        let micros = (took.get().min(1 << 50) as f64).min(TIME_MAX);
+        self.batches = self.batches.saturating_add(1);
+        // The first batches are averaged evenly, so that one odd first batch is soon forgotten.
+        let weight = NEWEST_WEIGHT.max(1.0 / self.batches as f64);
+        let (units_off, micros_off) = (units - self.units_mean, micros - self.micros_mean);
+        self.units_mean += weight * units_off;
+        self.micros_mean += weight * micros_off;
+        self.units_variance = (1.0 - weight) * (self.units_variance + weight * units_off * units_off);
+        self.covariance = (1.0 - weight) * (self.covariance + weight * units_off * micros_off);
+    }
+
+    /// The cost as known now; `None` before the first batch.
+    #[must_use]
+    pub fn cost(&self) -> Option<Cost> {
+        if self.batches == 0 {
+            return None;
+        }
+        let ridge = RIDGE * self.units_mean * self.units_mean;
+        let proportional = self.micros_mean / self.units_mean;
+        let slope = (self.covariance + ridge * proportional) / (self.units_variance + ridge);
+        // A negative fixed part (or slope) is noise: then all of the time belongs to the other term.
+        let slope = slope.clamp(0.0, proportional);
+        let fixed = (self.micros_mean - slope * self.units_mean).max(0.0);
+        Some(Cost { fixed: Micros::new(to_u64(fixed)), per_unit_ns: to_u64(slope * 1000.0) })
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bounded just before the cast")]
+fn to_u64(value: f64) -> u64 {
+    value.clamp(0.0, TIME_MAX * 1000.0).round() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn learned(batches: &[(u64, u64)]) -> Cost {
+        let mut model = CostModel::default();
+        for &(units, micros) in batches {
+            model.observe(units, Micros::new(micros));
+        }
+        model.cost().expect("at least one batch")
+    }
+
+    #[test]
+    fn one_size_of_batch_is_taken_as_proportional() {
+        let cost = learned(&[(1, 20_000); 30]);
+        assert_eq!(cost, Cost { fixed: Micros::ZERO, per_unit_ns: 20_000_000 });
+        assert_eq!(cost.of(3, 1), Micros::from_ms(60));
+    }
+
+    #[test]
+    fn fixed_part_and_slope_are_told_apart_when_sizes_differ() {
+        let batches: Vec<(u64, u64)> = (0..200).map(|i| 1 + (i * 7) % 32).map(|n| (n, 5_000 + 300 * n)).collect();
+        let cost = learned(&batches);
+        assert!((4_300..=5_300).contains(&cost.fixed.get()), "{cost:?}");
+        assert!((290_000..=340_000).contains(&cost.per_unit_ns), "{cost:?}");
+    }
+
+    #[test]
+    fn a_node_that_turns_slow_is_believed_after_twenty_batches() {
+        let mut batches = vec![(4, 4_000); 100];
+        batches.extend([(4, 40_000); 20]);
+        let told = learned(&batches).of(4, 1).get();
+        assert!(30_000 < told, "{told}");
+    }
+
+    #[test]
+    fn larger_batches_that_were_faster_give_no_negative_term() {
+        let cost = learned(&[(10, 9_000), (20, 5_000), (10, 9_000), (20, 5_000)]);
+        assert_eq!(cost.per_unit_ns, 0);
+        assert!(0 < cost.fixed.get());
+    }
+
+    #[test]
+    fn hostile_observations_stay_finite() {
+        let cost = learned(&[(0, 0), (u64::MAX, u64::MAX), (u64::MAX, 0), (0, u64::MAX)]);
+        assert!(cost.of(u64::MAX, u64::MAX) <= Micros::MAX);
+        assert_eq!(Cost::default().units_within(Micros::ZERO), u64::MAX);
+        assert_eq!(Cost { fixed: Micros::from_ms(100), per_unit_ns: 5 }.units_within(Micros::from_ms(50)), 1);
+    }
+}

@@ -1,0 +1,198 @@
+//! When to stop sending one peer work, and when to try it again.
+//!
+//! Pure: time and outcomes come in as values. Driven by `peers`, in the node and in the simulator.
+//!
+//! Invariants: a `Blocking` gate knows its end; at most one probe is out per peer, and a probe is a ping, never a
+//! user's request; a lost probe cannot block for ever.
+//! Not here: choosing among peers (`route`); what gossip says of a peer (`peers`).
+
+use crate::time::{Micros, MonoTime};
+
+/// Whether one peer gets requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gate {
+    /// It gets requests.
+    Passing {
+        /// Transport failures since its last word.
+        misses: u8,
+    },
+    /// It gets none.
+    Blocking {
+        /// When it is pinged.
+        until: MonoTime,
+        /// Pauses in a row.
+        trips: u8,
+    },
+    /// One ping is out. Without an answer by `until` it counts as failed: a lost outcome cannot block for ever.
+    Probing {
+        /// When the ping counts as failed.
+        until: MonoTime,
+        /// Pauses in a row.
+        trips: u8,
+    },
+}
+
+/// What happened to a peer's transport.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// Any direct word from the peer: an acceptance, an answer, a refusal, a ping's answer, a request of its own.
+    Heard,
+    /// A connection could not be made or broke, or an acceptance did not come in time.
+    Failed,
+    /// Time went by.
+    Tick,
+}
+
+/// How long a peer is left alone.
+#[derive(Clone, Copy, Debug)]
+pub struct GateRules {
+    /// So many failures in a row block. At least 1.
+    pub misses_max: u8,
+    /// First pause; each further one in a row is twice as long.
+    pub pause_first: Micros,
+    /// Longest pause.
+    pub pause_max: Micros,
+    /// How long a ping may take.
+    pub ping_limit: Micros,
+}
+
+impl Default for GateRules {
+    fn default() -> Self {
+        Self {
+            misses_max: 2,
+            pause_first: Micros::from_ms(1000),
+            pause_max: Micros::from_ms(30_000),
+            ping_limit: Micros::from_ms(400),
+        }
+    }
+}
+
+impl GateRules {
+    fn pause(&self, now: MonoTime, trips: u8) -> Gate {
+        let doubled = self.pause_first.times(1u64 << u32::from(trips.saturating_sub(1)).min(32));
+        Gate::Blocking { until: now + doubled.min(self.pause_max), trips }
+    }
+}
+
+impl Gate {
+    /// The gate of a peer that was never tried.
+    pub const NEW: Self = Self::Passing { misses: 0 };
+
+    /// Whether the peer gets requests.
+    #[must_use]
+    pub fn passes(self) -> bool {
+        match self {
+            Self::Passing { .. } => true,
+            Self::Blocking { .. } | Self::Probing { .. } => false,
+        }
+    }
+
+    /// The state's name, for people and metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Passing { .. } => "passing",
+            Self::Blocking { .. } => "blocking",
+            Self::Probing { .. } => "probing",
+        }
+    }
+}
+
+/// The gate after `signal`. A ping is to be sent exactly when the result is `Probing` and `gate` was not.
+///
+/// Caller's promise: `Tick` comes again and again; any word from the peer is `Heard`.
+#[must_use]
+pub fn step(now: MonoTime, rules: &GateRules, gate: Gate, signal: Signal) -> Gate {
+    match (gate, signal) {
+        (_, Signal::Heard) => Gate::NEW,
+        (Gate::Passing { misses }, Signal::Failed) if misses.saturating_add(1) < rules.misses_max => {
+            Gate::Passing { misses: misses + 1 }
+        }
+        (Gate::Passing { .. }, Signal::Failed) => rules.pause(now, 1),
+        (Gate::Blocking { until, trips }, Signal::Tick) if until <= now => {
+            Gate::Probing { until: now + rules.ping_limit, trips }
+        }
+        (Gate::Probing { until, trips }, Signal::Tick) if until <= now => rules.pause(now, trips.saturating_add(1)),
+        (Gate::Probing { trips, .. }, Signal::Failed) => rules.pause(now, trips.saturating_add(1)),
+        (Gate::Passing { .. } | Gate::Blocking { .. } | Gate::Probing { .. }, Signal::Failed | Signal::Tick) => gate,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(ms: u64) -> MonoTime {
+        MonoTime::START + Micros::from_ms(ms)
+    }
+
+    fn run(steps: &[(u64, Signal)], expected: Gate) {
+        let rules = GateRules::default();
+        let end = steps.iter().fold(Gate::NEW, |gate, &(at, signal)| step(ms(at), &rules, gate, signal));
+        assert_eq!(end, expected, "{steps:?}");
+    }
+
+    use Signal::{Failed, Heard, Tick};
+
+    #[test]
+    fn one_failure_between_words_does_not_block() {
+        run(&[(0, Failed), (1, Heard), (2, Failed)], Gate::Passing { misses: 1 });
+    }
+
+    #[test]
+    fn two_failures_in_a_row_block_for_a_second() {
+        run(&[(0, Failed), (5, Failed)], Gate::Blocking { until: ms(1005), trips: 1 });
+    }
+
+    #[test]
+    fn a_late_failure_does_not_lengthen_the_pause() {
+        run(&[(0, Failed), (0, Failed), (10, Failed)], Gate::Blocking { until: ms(1000), trips: 1 });
+    }
+
+    #[test]
+    fn the_end_of_a_pause_is_a_ping_and_not_a_request() {
+        run(&[(0, Failed), (0, Failed), (999, Tick)], Gate::Blocking { until: ms(1000), trips: 1 });
+        run(&[(0, Failed), (0, Failed), (1000, Tick)], Gate::Probing { until: ms(1400), trips: 1 });
+    }
+
+    #[test]
+    fn a_ping_that_is_never_answered_becomes_a_longer_pause() {
+        let lost = [(0, Failed), (0, Failed), (1000, Tick), (1399, Tick), (1400, Tick)];
+        run(&lost, Gate::Blocking { until: ms(3400), trips: 2 });
+        run(&[(0, Failed), (0, Failed), (1000, Tick), (1100, Failed)], Gate::Blocking { until: ms(3100), trips: 2 });
+    }
+
+    #[test]
+    fn any_word_opens_from_every_state() {
+        run(&[(0, Failed), (0, Failed), (3, Heard)], Gate::NEW);
+        run(&[(0, Failed), (0, Failed), (1000, Tick), (1001, Heard)], Gate::NEW);
+    }
+
+    /// From every state reachable within nine signals, silence followed by ticks leads to a ping, and a word to `Passing`.
+    #[test]
+    fn no_sequence_of_signals_ends_in_a_state_without_a_way_out() {
+        let rules = GateRules::default();
+        let mut states = vec![(Gate::NEW, 0u64)];
+        for _ in 0..9 {
+            states = states
+                .iter()
+                .flat_map(|&(gate, at)| {
+                    [Heard, Failed, Tick].map(|signal| (step(ms(at + 700), &rules, gate, signal), at + 700))
+                })
+                .collect();
+            for &(gate, at) in &states {
+                let (until, far) = match gate {
+                    Gate::Passing { misses } => {
+                        assert!(misses < rules.misses_max);
+                        continue;
+                    }
+                    Gate::Blocking { until, .. } | Gate::Probing { until, .. } => (until, ms(at) + rules.pause_max),
+                };
+                assert!(until <= far, "{gate:?} at {at} ms waits beyond the longest pause");
+                let next = step(until, &rules, gate, Tick);
+                assert_ne!(next, gate, "{gate:?} is stuck");
+                assert!(step(until, &rules, next, Heard).passes());
+            }
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! What the machine hears and what it asks for. Both lists are closed.
+//!
+//! For the shell and the simulator. Ids only: texts and vectors stay with whoever drives the machine.
+
+use std::sync::Arc;
+
+use crate::admission::AdmissionRules;
+use crate::batch::BatchRules;
+use crate::gate::GateRules;
+use crate::id::{Attempt, BatchId, JobId, NodeId, RowRef};
+use crate::lifecycle::DrainRules;
+use crate::load::{LoadRules, Report};
+use crate::peers::{PeerFacts, Word};
+use crate::retry::RetryRules;
+use crate::route::RouteRules;
+use crate::time::{Micros, MonoTime};
+
+/// All settings of the decisions.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    /// What is held.
+    pub admission: AdmissionRules,
+    /// What runs together.
+    pub batch: BatchRules,
+    /// When a job moves.
+    pub route: RouteRules,
+    /// How often a job is placed.
+    pub retry: RetryRules,
+    /// When a peer is left alone.
+    pub gate: GateRules,
+    /// How load ages.
+    pub load: LoadRules,
+    /// How a node leaves.
+    pub drain: DrainRules,
+    /// When load is gossiped.
+    pub publish: PublishRules,
+    /// How long a peer may take to acknowledge a job.
+    pub accept_limit: AcceptLimit,
+}
+
+/// When load is gossiped: on a change, but not too often, and at least now and then.
+#[derive(Clone, Copy, Debug)]
+pub struct PublishRules {
+    /// Never more often.
+    pub interval_min: Micros,
+    /// Never less often.
+    pub interval_max: Micros,
+    /// Least change that is worth a word.
+    pub change_min: Micros,
+    /// Least change in percent.
+    pub change_percent: u64,
+}
+
+impl Default for PublishRules {
+    fn default() -> Self {
+        Self {
+            interval_min: Micros::from_ms(200),
+            interval_max: Micros::from_ms(1000),
+            change_min: Micros::from_ms(5),
+            change_percent: 10,
+        }
+    }
+}
+
+/// How long a peer may take to acknowledge a job before it counts as silent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AcceptLimit(pub Micros);
+
+impl Default for AcceptLimit {
+    fn default() -> Self {
+        Self(Micros::from_ms(300))
+    }
+}
+
+/// Who asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A client of this node.
+    Caller,
+    /// A peer that handed the job on. It is computed here or refused, never handed on again.
+    Peer {
+        /// The peer's own completion: refuse as busy when it would be later here. `None` = take it if at all possible.
+        bound: Option<Micros>,
+    },
+}
+
+/// One job that came.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// A number never used before.
+    pub job: JobId,
+    /// Who asked.
+    pub source: Source,
+    /// What each text costs; at least one text.
+    pub units: Arc<[u32]>,
+    /// Bytes of the texts and of the vectors that they will become.
+    pub bytes: u64,
+    /// When the answer is worth nothing any more.
+    pub deadline: MonoTime,
+}
+
+/// What became of one row of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowVerdict {
+    /// It has a vector.
+    Done,
+    /// The caller has to change it.
+    Rejected,
+    /// The model failed on it.
+    Failed,
+}
+
+/// What a peer says of a job that it ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// All vectors are here.
+    Done,
+    /// The caller has to change the request.
+    Rejected,
+    /// Its model failed on the job.
+    Failed,
+    /// The deadline passed there.
+    Expired,
+}
+
+/// Why a peer does not take a job. Nothing ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It would be done later there than at the origin. No blame.
+    Busy,
+    /// It holds too much. No blame.
+    Full,
+    /// It is leaving.
+    Draining,
+    /// It cannot compute: its engine is not ready, or it has another model.
+    Unable,
+}
+
+/// Where the model failed for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EngineFault {
+    /// On as many nodes as may be asked: it is the request's own fault.
+    Everywhere,
+    /// Here, and there was no other node to ask.
+    OnlyHere,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A job came.
+    Arrived(Arrival),
+    /// Whoever asked for the job is gone.
+    Left {
+        /// The job.
+        job: JobId,
+    },
+    /// The device ran a batch.
+    BatchDone {
+        /// Which.
+        batch: BatchId,
+        /// How long it ran.
+        took: Micros,
+        /// One verdict a row, in the order of the batch.
+        rows: Vec<RowVerdict>,
+    },
+    /// The device could not run a batch; which row is to blame is unknown.
+    BatchFailed {
+        /// Which.
+        batch: BatchId,
+    },
+    /// A peer holds the job.
+    Accepted {
+        /// The job.
+        job: JobId,
+        /// Which placement of it.
+        attempt: Attempt,
+        /// Who.
+        peer: NodeId,
+        /// What it said of itself.
+        word: Word,
+    },
+    /// A peer is done with the job.
+    Answered {
+        /// The job.
+        job: JobId,
+        /// Which placement of it.
+        attempt: Attempt,
+        /// Who.
+        peer: NodeId,
+        /// What it said of itself.
+        word: Word,
+        /// What became of the job.
+        verdict: Verdict,
+    },
+    /// A peer does not take the job.
+    Refused {
+        /// The job.
+        job: JobId,
+        /// Which placement of it.
+        attempt: Attempt,
+        /// Who.
+        peer: NodeId,
+        /// What it said of itself.
+        word: Word,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// The way to a peer broke, or what came was no answer. Whether the job ran there is unknown; running it twice
+    /// costs time but harms nobody.
+    Broke {
+        /// The job.
+        job: JobId,
+        /// Which placement of it.
+        attempt: Attempt,
+        /// Who.
+        peer: NodeId,
+    },
+    /// Any other direct word of a peer: it answered a ping or sent a job.
+    Heard {
+        /// Who.
+        peer: NodeId,
+        /// What it said of itself.
+        word: Word,
+    },
+    /// A ping was not answered.
+    PingFailed {
+        /// Who.
+        peer: NodeId,
+    },
+    /// All peers that gossip knows, this node left out.
+    Membership(Vec<PeerFacts>),
+    /// The model is loaded and its first inference of `units` took `took`.
+    EngineReady {
+        /// Units of the first inference.
+        units: u64,
+        /// Its time.
+        took: Micros,
+    },
+    /// The model cannot be loaded.
+    EngineFailed,
+    /// The node is to leave; said twice, fast.
+    Leave,
+    /// Time went by.
+    Tick,
+}
+
+/// Where a job was computed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Placed {
+    /// On this node.
+    Here,
+    /// On that peer, by that placement.
+    Away(NodeId, Attempt),
+}
+
+/// How a job ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// With vectors.
+    Done {
+        /// From where.
+        placed: Placed,
+    },
+    /// The caller has to change the request.
+    Rejected {
+        /// Who says so.
+        placed: Placed,
+    },
+    /// The model failed.
+    EngineFailed(EngineFault),
+    /// All nodes are too busy. Nothing ran.
+    Overloaded {
+        /// When to come back.
+        retry_after: Micros,
+    },
+    /// No node can compute it.
+    Unavailable {
+        /// When to come back.
+        retry_after: Micros,
+    },
+    /// Its deadline passed.
+    Expired,
+    /// The job of a peer is not taken.
+    Refused(Refusal),
+}
+
+/// Something to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Give these rows to the device, as one batch.
+    Run {
+        /// Its number.
+        batch: BatchId,
+        /// Its rows.
+        rows: Vec<RowRef>,
+    },
+    /// Send the job to a peer.
+    Forward {
+        /// The job.
+        job: JobId,
+        /// Which placement of it.
+        attempt: Attempt,
+        /// Where.
+        peer: NodeId,
+        /// The completion here, which the peer has to beat; `None` = it has to take the job if it can.
+        bound: Option<Micros>,
+        /// Time left.
+        remaining: Micros,
+    },
+    /// The peer's answer to this placement is of no use any more: tell it to stop.
+    Abandon {
+        /// The job.
+        job: JobId,
+        /// Which placement of it.
+        attempt: Attempt,
+    },
+    /// The job of a peer is held here: acknowledge it, with this load.
+    Acknowledge {
+        /// The job.
+        job: JobId,
+        /// The load, the job included.
+        report: Report,
+    },
+    /// The job ended; nothing more will be said of it.
+    Finish {
+        /// The job.
+        job: JobId,
+        /// How.
+        outcome: Outcome,
+        /// How often it was placed.
+        placements: u8,
+    },
+    /// Ask a peer whether it is there.
+    Ping {
+        /// Who.
+        peer: NodeId,
+    },
+    /// Gossip this load and the states of engine and door.
+    Publish {
+        /// The load.
+        report: Report,
+    },
+    /// Take no new connection.
+    StopAccepting,
+    /// End the process.
+    Exit,
+}

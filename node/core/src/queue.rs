@@ -1,0 +1,184 @@
+//! The rows that wait for this node's device.
+//!
+//! For `node`. Ordered by deadline, then by arrival. Rows that must run alone (their batch failed) go first, one a batch.
+//! Invariants: the sums of rows and units equal what is in the queue (asserted); a removed job leaves nothing behind.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use crate::batch::{self, BatchRules};
+use crate::cost::Cost;
+use crate::id::{JobId, RowRef};
+use crate::time::MonoTime;
+
+/// One row that was taken out to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pulled {
+    /// Which text.
+    pub row: RowRef,
+    /// What it costs.
+    pub units: u32,
+}
+
+/// Rows that wait.
+#[derive(Debug, Default)]
+pub struct Queue {
+    jobs: BTreeMap<(MonoTime, JobId), Waiting>,
+    alone: VecDeque<Pulled>,
+    rows: u64,
+    units: u64,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    units: Arc<[u32]>,
+    next: usize,
+}
+
+impl Queue {
+    /// Adds all rows of a job; `units[i]` is what row `i` costs.
+    pub fn push(&mut self, job: JobId, deadline: MonoTime, units: Arc<[u32]>) {
+        self.rows += units.len() as u64;
+        self.units += units.iter().map(|&units| u64::from(units)).sum::<u64>();
+        let replaced = self.jobs.insert((deadline, job), Waiting { units, next: 0 });
+        assert!(replaced.is_none(), "job {job:?} was queued twice");
+    }
+
+    /// Adds one row that runs in a batch of its own.
+    pub fn push_alone(&mut self, pulled: Pulled) {
+        self.rows += 1;
+        self.units += u64::from(pulled.units);
+        self.alone.push_back(pulled);
+    }
+
+    /// Takes out what is left of a job.
+    pub fn remove(&mut self, job: JobId, deadline: MonoTime) {
+        if let Some(waiting) = self.jobs.remove(&(deadline, job)) {
+            let left = &waiting.units[waiting.next..];
+            self.rows -= left.len() as u64;
+            self.units -= left.iter().map(|&units| u64::from(units)).sum::<u64>();
+        }
+        let (rows, units) = (&mut self.rows, &mut self.units);
+        self.alone.retain(|pulled| {
+            let keep = pulled.row.job != job;
+            if !keep {
+                *rows -= 1;
+                *units -= u64::from(pulled.units);
+            }
+            keep
+        });
+    }
+
+    /// Takes out the next batch; empty only when nothing waits.
+    pub fn pull(&mut self, rules: &BatchRules, cost: Cost) -> Vec<Pulled> {
+        let pulled: Vec<Pulled> = match self.alone.pop_front() {
+            Some(alone) => vec![alone],
+            None => self.pull_jobs(rules, cost),
+        };
+        self.rows -= pulled.len() as u64;
+        self.units -= pulled.iter().map(|pulled| u64::from(pulled.units)).sum::<u64>();
+        assert!((self.rows == 0) == (self.jobs.is_empty() && self.alone.is_empty()), "the queue lost count of rows");
+        pulled
+    }
+
+    fn pull_jobs(&mut self, rules: &BatchRules, cost: Cost) -> Vec<Pulled> {
+        let waiting = self.jobs.values().flat_map(|waiting| waiting.units[waiting.next..].iter().copied());
+        let mut left = batch::take(rules, cost, waiting);
+        let mut pulled = Vec::with_capacity(left);
+        while 0 < left {
+            let mut first = self.jobs.first_entry().expect("batch::take counts only rows that are there");
+            let job = first.key().1;
+            let waiting = first.get_mut();
+            let end = waiting.units.len().min(waiting.next + left);
+            for index in waiting.next..end {
+                let row = RowRef { job, row: u32::try_from(index).expect("admission bounds the rows of a job") };
+                pulled.push(Pulled { row, units: waiting.units[index] });
+            }
+            left -= end - waiting.next;
+            waiting.next = end;
+            if end == waiting.units.len() {
+                first.remove();
+            }
+        }
+        pulled
+    }
+
+    /// Rows that wait.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Units that wait.
+    #[must_use]
+    pub fn units(&self) -> u64 {
+        self.units
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::prng::Prng;
+    use crate::time::Micros;
+
+    fn at(ms: u64) -> MonoTime {
+        MonoTime::START + Micros::from_ms(ms)
+    }
+
+    fn rules(rows_max: u32) -> BatchRules {
+        BatchRules { rows_max, ..BatchRules::default() }
+    }
+
+    fn rows_of(pulled: &[Pulled]) -> Vec<(u64, u32)> {
+        pulled.iter().map(|pulled| (pulled.row.job.0, pulled.row.row)).collect()
+    }
+
+    #[test]
+    fn the_earliest_deadline_runs_first_and_a_large_job_is_cut() {
+        let mut queue = Queue::default();
+        queue.push(JobId(1), at(90), Arc::from([1; 5]));
+        queue.push(JobId(2), at(50), Arc::from([1; 2]));
+        assert_eq!(rows_of(&queue.pull(&rules(4), Cost::default())), [(2, 0), (2, 1), (1, 0), (1, 1)]);
+        assert_eq!(rows_of(&queue.pull(&rules(4), Cost::default())), [(1, 2), (1, 3), (1, 4)]);
+        assert!(queue.pull(&rules(4), Cost::default()).is_empty());
+    }
+
+    #[test]
+    fn a_row_that_must_run_alone_goes_first_and_alone() {
+        let mut queue = Queue::default();
+        queue.push(JobId(1), at(1), Arc::from([1; 2]));
+        queue.push_alone(Pulled { row: RowRef { job: JobId(7), row: 3 }, units: 9 });
+        assert_eq!(rows_of(&queue.pull(&rules(9), Cost::default())), [(7, 3)]);
+        assert_eq!(rows_of(&queue.pull(&rules(9), Cost::default())), [(1, 0), (1, 1)]);
+    }
+
+    #[test]
+    fn sums_are_exact_after_any_sequence_of_changes() {
+        let mut prng = Prng::new(5);
+        let mut queue = Queue::default();
+        let mut held: Vec<(JobId, MonoTime)> = Vec::new();
+        for number in 0..2000u64 {
+            match prng.below(4) {
+                0 | 1 => {
+                    let (job, deadline) = (JobId(number), at(prng.below(50) as u64));
+                    let units: Vec<u32> = (1..=6).take(1 + prng.below(5)).collect();
+                    queue.push(job, deadline, units.into());
+                    held.push((job, deadline));
+                }
+                2 if !held.is_empty() => {
+                    let (job, deadline) = held.swap_remove(prng.below(held.len()));
+                    queue.push_alone(Pulled { row: RowRef { job, row: 0 }, units: 4 });
+                    queue.remove(job, deadline);
+                }
+                _ => drop(queue.pull(&rules(3), Cost::default())),
+            }
+            let rows: usize = queue.jobs.values().map(|waiting| waiting.units.len() - waiting.next).sum();
+            assert_eq!(queue.rows(), (rows + queue.alone.len()) as u64);
+        }
+        for (job, deadline) in held {
+            queue.remove(job, deadline);
+        }
+        assert_eq!((queue.rows(), queue.units()), (0, 0));
+    }
+}
