@@ -1,2 +1,69 @@
-//! Sim.
-fn main() {}
+//! `cluster-sim`: real local shoals, drills that end with a verdict, and benchmarks.
+//!
+//! For people and for CI. Exit code 0 = all is well; 1 = a drill or a goal failed, or the run could not be made (the
+//! reason is on standard error); 2 = wrong usage; 3 = a drill proved nothing; 130 = interrupted.
+
+mod bench;
+mod cluster;
+mod drill;
+mod http;
+mod load;
+mod options;
+mod probe;
+mod report;
+#[cfg(test)]
+mod scripted;
+mod stats;
+mod up;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Exit code after Ctrl-C, as shells count it.
+const INTERRUPTED: u8 = 130;
+
+/// Real local shoals, drills with a verdict, and benchmarks
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Up(up::Options),
+    /// Break a real shoal under load and judge what its clients saw
+    #[command(subcommand)]
+    Drill(drill::Drill),
+    /// Measure a real shoal
+    #[command(subcommand)]
+    Bench(bench::Bench),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Up(options) => up::run(options).await,
+        Command::Drill(drill) => unless_interrupted(drill::run(drill)).await,
+        Command::Bench(bench) => unless_interrupted(bench::run(bench)).await,
+    };
+    done.unwrap_or_else(|error| {
+        report::remark(format_args!("cluster-sim: {error:#}"));
+        ExitCode::FAILURE
+    })
+}
+
+/// Gives up `run` on Ctrl-C or SIGTERM; what it started ends with it.
+async fn unless_interrupted(run: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
+    let mut signals = up::Signals::listen()?;
+    tokio::select! {
+        done = run => done,
+        () = signals.next() => {
+            report::remark("cluster-sim: interrupted; the nodes are killed");
+            Ok(ExitCode::from(INTERRUPTED))
+        }
+    }
+}

@@ -127,6 +127,10 @@ pub trait Door: Clone + Send + Sync + 'static {
     fn place(&self, job: Job) -> impl Future<Output = Result<Answer, Failure>> + Send;
     /// This node's view of itself and its peers, cheap enough for a probe every second.
     fn view(&self) -> NodeView;
+    /// [`NodeView::model`] alone, asked for by every request that names a model: override it where a view is costly.
+    fn model(&self) -> Option<ModelView> {
+        self.view().model
+    }
     /// All metrics in the Prometheus text format.
     fn metrics(&self) -> String;
     /// Counts one finished HTTP request. `route` is one of a fixed set, never the raw path.

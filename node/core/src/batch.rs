@@ -25,9 +25,13 @@ impl Default for BatchRules {
 
 impl BatchRules {
     /// Most units of a batch on a device with this `cost`.
+    ///
+    /// Where the fixed part alone takes most of `time_max`, the rows may take as long as the fixed part: smaller batches
+    /// would spend more than half of the device on it.
     #[must_use]
     pub fn units_max_at(&self, cost: Cost) -> u64 {
-        cost.units_within(self.time_max).min(self.units_max).max(1)
+        let limit = self.time_max.max(cost.fixed.times(2));
+        cost.units_within(limit).min(self.units_max).max(1)
     }
 }
 
@@ -54,6 +58,7 @@ mod tests {
     fn a_batch_ends_at_the_first_limit_it_meets() {
         let rules = BatchRules { rows_max: 4, units_max: 100, time_max: Micros::from_ms(50) };
         let cheap = Cost { fixed: Micros::ZERO, per_unit_ns: 1 };
+        let mostly_fixed = Cost { fixed: Micros::from_ms(60), per_unit_ns: 1_000_000 };
         let slow = Cost { fixed: Micros::from_ms(10), per_unit_ns: 1_000_000 };
         for (cost, rows, expected) in [
             (cheap, vec![], 0),
@@ -63,6 +68,7 @@ mod tests {
             (cheap, vec![1; 9], 4),
             (slow, vec![20, 20, 20], 2),
             (slow, vec![41, 1], 1),
+            (mostly_fixed, vec![20, 20, 20, 20], 3),
             (Cost::default(), vec![50, 50, 50], 2),
         ] {
             assert_eq!(take(&rules, cost, rows.iter().copied()), expected, "{cost:?} {rows:?}");

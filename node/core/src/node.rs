@@ -10,7 +10,10 @@ mod compute;
 mod event;
 mod place;
 
-pub use event::{Arrival, Effect, EngineFault, Input, Outcome, Placed, Refusal, RowVerdict, Rules, Source, Verdict};
+pub use event::{
+    AcceptLimit, Arrival, Effect, EngineFault, Input, Outcome, Placed, PublishRules, Refusal, RowVerdict, Rules, Source,
+    Verdict,
+};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -239,7 +242,19 @@ impl Node {
             effects.push(Effect::StopAccepting);
         }
         if self.door == DoorState::Closed && before != DoorState::Closed {
+            self.end_everything(now, effects);
             effects.push(Effect::Exit);
+        }
+    }
+
+    /// The drain took too long: what is still held is told so, instead of a connection that breaks.
+    fn end_everything(&mut self, now: MonoTime, effects: &mut Vec<Effect>) {
+        let held: Vec<JobId> = self.jobs.keys().copied().collect();
+        for id in held {
+            match self.jobs[&id].source {
+                Source::Caller => self.give_up(now, id, effects),
+                Source::Peer { .. } => self.finish(id, Outcome::Refused(Refusal::Draining), effects),
+            }
         }
     }
 

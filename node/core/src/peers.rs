@@ -51,11 +51,15 @@ struct Peer {
 }
 
 impl Peer {
-    fn accepting(&self) -> bool {
-        match self.load.report() {
-            Some(report) if self.facts.boot <= report.boot => report.accepting,
-            Some(_) | None => self.facts.accepting,
+    /// Takes a claim, unless an earlier run of the process made it. A later run is heard before gossip knows it.
+    fn on_report(&mut self, now: MonoTime, report: Report) {
+        if self.facts.boot <= report.boot {
+            self.load.on_report(now, report);
         }
+    }
+
+    fn accepting(&self) -> bool {
+        self.load.report().map_or(self.facts.accepting, |report| report.accepting)
     }
 
     fn completion(&self, now: MonoTime, question: &Question<'_>) -> Micros {
@@ -81,7 +85,10 @@ pub struct Question<'a> {
 
 impl Peers {
     /// Takes over what gossip says. Peers that it does not name are forgotten; a new run of a process starts afresh.
-    pub fn on_membership(&mut self, now: MonoTime, members: Vec<PeerFacts>) {
+    /// While gossip still names the run before, the newest run of a peer counts.
+    pub fn on_membership(&mut self, now: MonoTime, mut members: Vec<PeerFacts>) {
+        members.sort_by(|one, other| (&one.id, other.boot).cmp(&(&other.id, one.boot)));
+        members.dedup_by(|older, newer| older.id == newer.id);
         let mut known = std::mem::take(&mut self.table);
         for facts in members {
             let load = facts.load;
@@ -96,7 +103,7 @@ impl Peers {
                 },
             };
             if let Some(report) = load {
-                peer.load.on_report(now, report);
+                peer.on_report(now, report);
             }
             self.table.insert(peer.facts.id.clone(), peer);
         }
@@ -107,7 +114,7 @@ impl Peers {
         let Some(peer) = self.table.get_mut(peer) else { return };
         peer.gate = gate::step(now, rules, peer.gate, Signal::Heard);
         if let Some(report) = word.report {
-            peer.load.on_report(now, report);
+            peer.on_report(now, report);
         }
         if let Some(rtt) = word.rtt {
             // One eighth of the newest, as TCP smooths its round trip (RFC 6298).
@@ -266,6 +273,31 @@ mod tests {
         assert!(peers.eligible(&[]).is_empty(), "gossip alone does not open a gate");
         peers.on_membership(MonoTime::START, vec![facts("a", 2)]);
         assert_eq!((peers.eligible(&[]).len(), peers.unacknowledged()), (1, 0));
+    }
+
+    #[test]
+    fn what_an_earlier_run_of_a_peer_says_does_not_count() {
+        let mut peers = table(vec![facts("a", 2)]);
+        let before = peers.iter().next().and_then(|(.., known)| known);
+        let mut load = PeerFacts { load: None, ..facts("a", 3) };
+        peers.on_membership(MonoTime::START, vec![load.clone()]);
+        let word = Word { report: before, rtt: None };
+        peers.on_heard(MonoTime::START, &GateRules::default(), &id("a"), word);
+        assert_eq!(peers.iter().next().map(|(.., known)| known), Some(None), "in band");
+        load.load = before;
+        peers.on_membership(MonoTime::START, vec![load]);
+        assert_eq!(peers.iter().next().map(|(.., known)| known), Some(None), "by gossip");
+    }
+
+    #[test]
+    fn the_newest_run_counts_when_gossip_names_two() {
+        let dead = PeerFacts { alive: false, ..facts("a", 1) };
+        for members in [vec![dead.clone(), facts("a", 2)], vec![facts("a", 2), dead]] {
+            let mut peers = table(vec![facts("a", 2)]);
+            peers.on_sent(&id("a"), JobId(1), 5);
+            peers.on_membership(MonoTime::START, members);
+            assert_eq!((peers.eligible(&[]).len(), peers.unacknowledged()), (1, 1));
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! Not here: queues, deadlines, peers, HTTP; which rows form a batch is decided in `shoal-core`.
 
 mod contract;
+mod finish;
 pub mod synthetic;
 
 pub use contract::{

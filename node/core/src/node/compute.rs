@@ -19,8 +19,12 @@ impl Node {
     /// Time until a job of `units` that came now would be done: the running batch, everything queued, itself.
     pub(super) fn completion_here(&self, now: MonoTime, units: u64) -> Micros {
         let cost = self.cost_here();
-        let running = self.running.as_ref();
-        let running = running.map_or(Micros::ZERO, |running| cost.of(running.units, 1) - now.since(running.started));
+        let running = self.running.as_ref().map_or(Micros::ZERO, |running| {
+            let (expected, elapsed) = (cost.of(running.units, 1), now.since(running.started));
+            // A batch that is late by so long is expected to take that long again: a device that hangs must not look
+            // idle, or it would attract all work.
+            expected.max(elapsed) - expected.min(elapsed)
+        });
         let units = self.queue.units() + units;
         running + cost.of(units, units.div_ceil(self.rules.batch.units_max_at(cost)))
     }

@@ -91,17 +91,18 @@ impl Node {
             Next::Anywhere => Here::Can(own),
         };
         let candidates = if next == Next::OnlyHere { Vec::new() } else { self.two_candidates(now, id) };
+        let able = here != Here::Cannot || !candidates.is_empty();
+        // Who would be late is no choice: neither for its advantage nor for want of a margin.
+        let deadline = self.jobs[&id].deadline;
+        let in_time = |completion| !admission::hopeless(now, completion, deadline);
+        let here = if in_time(own) { here } else { Here::Cannot };
+        let candidates = candidates.into_iter().filter(|candidate| in_time(candidate.completion)).collect();
         match route::choose(&self.rules.route, here, candidates) {
-            Choice::Nowhere => self.give_up(now, id, effects),
-            Choice::Here if self.is_hopeless(now, id, own) => self.shed(now, id, effects),
-            Choice::There(peer) if self.is_hopeless(now, id, peer.completion) => self.shed(now, id, effects),
             Choice::Here => self.queue_here(id),
             Choice::There(peer) => self.send_away(now, id, &peer, here, effects),
+            Choice::Nowhere if able => self.shed(now, id, effects),
+            Choice::Nowhere => self.give_up(now, id, effects),
         }
-    }
-
-    fn is_hopeless(&self, now: MonoTime, id: JobId, completion: Micros) -> bool {
-        admission::hopeless(now, completion, self.jobs[&id].deadline)
     }
 
     fn two_candidates(&mut self, now: MonoTime, id: JobId) -> Vec<Candidate> {
@@ -143,7 +144,7 @@ impl Node {
     }
 
     /// All placements are used up, or there is nowhere to go.
-    fn give_up(&mut self, now: MonoTime, id: JobId, effects: &mut Vec<Effect>) {
+    pub(super) fn give_up(&mut self, now: MonoTime, id: JobId, effects: &mut Vec<Effect>) {
         let retry_after = self.retry_after(now);
         let outcome = match self.jobs[&id].history.engine_failures {
             0 => Outcome::Unavailable { retry_after },

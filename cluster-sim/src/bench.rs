@@ -1,0 +1,22 @@
+//! `cluster-sim bench`: what a real shoal does with a load, measured.
+//!
+//! For `main`. One module a benchmark; each says its method and its goal.
+
+mod skew;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+#[derive(Clone, Debug, clap::Subcommand)]
+pub(crate) enum Bench {
+    Skew(skew::Options),
+}
+
+/// # Errors
+/// The shoal did not form or a benchmark could not be made.
+pub(crate) async fn run(bench: Bench) -> Result<ExitCode> {
+    match bench {
+        Bench::Skew(options) => skew::run(options).await,
+    }
+}

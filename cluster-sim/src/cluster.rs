@@ -1,0 +1,293 @@
+//! A real shoal on loopback: it starts the node processes, waits until they see each other, and ends them.
+//!
+//! For `up`, the drills and the benchmarks. A node is the `shoal` binary, started with flags only.
+//! Invariants: everything that was started is ended, also when this value is dropped half-way; the directory made
+//! for a run is removed only after a clean end, so the logs of a run that went wrong are still there.
+//! Not here: load (`load`), faults and verdicts (`drill`).
+
+mod formation;
+mod ports;
+mod process;
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rand_core::SeedableRng;
+use rand_pcg::Pcg64Mcg;
+
+pub(crate) use formation::Formed;
+pub(crate) use process::{NodeProcess, describe_end};
+
+use crate::http::Client;
+use ports::NodePorts;
+use process::NodeCommand;
+
+/// How long a node may take to drain before it is killed: a little above the node's own limit.
+const DRAIN_LIMIT: Duration = Duration::from_secs(40);
+
+/// What to start.
+#[derive(Clone, Debug)]
+pub(crate) struct ClusterPlan {
+    pub(crate) shoal: PathBuf,
+    pub(crate) cluster: String,
+    pub(crate) nodes: u16,
+    /// First API port; 0 = any free ports.
+    pub(crate) base_port: u16,
+    /// Name or directory of a model; `None` = the node's own default.
+    pub(crate) model: Option<String>,
+    /// Engine of every node, as `shoal serve --engine` takes it; `None` = the node's own default.
+    pub(crate) engine: Option<String>,
+    pub(crate) threads_per_node: usize,
+    /// Data and logs; `None` = a new directory under the system's place for temporary files.
+    pub(crate) directory: Option<PathBuf>,
+}
+
+/// The running shoal.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    nodes: Vec<NodeProcess>,
+    clients: Vec<Client>,
+    directory: PathBuf,
+    directory_is_ours: bool,
+    started: Instant,
+}
+
+/// How one node ended.
+#[derive(Clone, Debug, serde::Serialize)]
+pub(crate) struct End {
+    pub(crate) node: String,
+    /// `exit code 0`, `signal 9`, `killed after 40 s`.
+    pub(crate) end: String,
+    /// Whether it ended with exit code 0.
+    pub(crate) clean: bool,
+}
+
+impl Cluster {
+    /// Starts every node. They are not ready yet: see [`Cluster::wait_until_formed`].
+    ///
+    /// # Errors
+    /// A port is in use, a directory cannot be made, or the binary cannot be started; the text says what to do.
+    pub(crate) fn start(plan: &ClusterPlan) -> Result<Self> {
+        if !plan.shoal.is_file() {
+            bail!(
+                "there is no {}: build it with `cargo build -p shoal`, or name it with --shoal",
+                plan.shoal.display()
+            );
+        }
+        let mut chance = Pcg64Mcg::seed_from_u64(entropy());
+        let ports = match plan.base_port {
+            0 => ports::free(plan.nodes, &mut chance)?,
+            base => ports::fixed(base, plan.nodes)?,
+        };
+        let (directory, directory_is_ours) = match &plan.directory {
+            Some(directory) => (directory.clone(), false),
+            None => (std::env::temp_dir().join(format!("cluster-sim-{}-{:x}", std::process::id(), entropy())), true),
+        };
+        let started = Instant::now();
+        let mut nodes = Vec::new();
+        for index in 0..ports.len() {
+            let command = node_command(plan, &ports, index, &directory)?;
+            nodes.push(NodeProcess::start(command)?);
+        }
+        let clients = ports.iter().map(|node| Client::new(node.api)).collect();
+        Ok(Self { nodes, clients, directory, directory_is_ours, started })
+    }
+
+    pub(crate) fn nodes(&self) -> &[NodeProcess] {
+        &self.nodes
+    }
+
+    pub(crate) fn node_mut(&mut self, index: usize) -> &mut NodeProcess {
+        &mut self.nodes[index]
+    }
+
+    pub(crate) fn node_ids(&self) -> impl Iterator<Item = &str> {
+        self.nodes.iter().map(NodeProcess::node_id)
+    }
+
+    /// A client for probes of node `index`; the load has its own.
+    pub(crate) fn client(&self, index: usize) -> &Client {
+        &self.clients[index]
+    }
+
+    pub(crate) fn api_addresses(&self) -> Vec<SocketAddr> {
+        self.clients.iter().map(Client::address).collect()
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Complains about the first node that has ended, with the end of its log.
+    ///
+    /// # Errors
+    /// A node has ended.
+    pub(crate) fn ensure_all_run(&mut self) -> Result<()> {
+        for node in &mut self.nodes {
+            if let Some(status) = node.ended()? {
+                bail!(
+                    "{} ended with {}; the end of its log {}:\n{}",
+                    node.node_id(),
+                    describe_end(status),
+                    node.command.log.display(),
+                    node.log_tail(12)
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// SIGTERM to all, then waits. When `impatience` resolves, a second SIGTERM goes to those that still run.
+    ///
+    /// Nodes that had ended before are part of the result as they ended.
+    pub(crate) async fn stop(mut self, impatience: impl Future<Output = ()>) -> Result<Vec<End>> {
+        self.terminate_running();
+        let running = async {
+            let mut ends = Vec::new();
+            // One after the other: all drain at the same time, and the limit is for the slowest.
+            let deadline = Instant::now() + DRAIN_LIMIT;
+            for node in &mut self.nodes {
+                let left = deadline.saturating_duration_since(Instant::now());
+                ends.push(node.wait(left).await.ok());
+            }
+            ends
+        };
+        let mut running = Box::pin(running);
+        let first = tokio::select! {
+            ends = &mut running => Some(ends),
+            () = impatience => None,
+        };
+        drop(running);
+        if first.is_none() {
+            self.terminate_running();
+        }
+        let mut ends = Vec::new();
+        for node in &mut self.nodes {
+            ends.push(end_of(node, if first.is_some() { Duration::ZERO } else { DRAIN_LIMIT }).await?);
+        }
+        let clean = ends.iter().all(|end| end.clean);
+        if clean && self.directory_is_ours {
+            let directory = &self.directory;
+            std::fs::remove_dir_all(directory).with_context(|| format!("removing {}", directory.display()))?;
+        }
+        Ok(ends)
+    }
+
+    fn terminate_running(&mut self) {
+        for node in &mut self.nodes {
+            // A node that ended in between needs no signal.
+            let _ = node.terminate();
+        }
+    }
+}
+
+async fn end_of(node: &mut NodeProcess, limit: Duration) -> Result<End> {
+    let name = node.node_id().to_owned();
+    match node.wait(limit).await {
+        Ok(status) => Ok(End { node: name, end: describe_end(status), clean: status.success() }),
+        Err(_) => {
+            node.kill()?;
+            node.wait(DRAIN_LIMIT).await?;
+            Ok(End { node: name, end: format!("killed after {} s", DRAIN_LIMIT.as_secs()), clean: false })
+        }
+    }
+}
+
+/// The command line of node `index`: every other node is a seed, so the order of starting does not matter.
+fn node_command(plan: &ClusterPlan, ports: &[NodePorts], index: usize, directory: &Path) -> Result<NodeCommand> {
+    let node_id = format!("node-{}", index + 1);
+    let data = directory.join(&node_id);
+    make_private_directory(&data)?;
+    let own = ports[index];
+    let mut arguments: Vec<OsString> = vec!["serve".into(), "--exit-with-stdin".into()];
+    let mut flag = |name: &str, value: OsString| arguments.extend([name.into(), value]);
+    flag("--cluster", plan.cluster.clone().into());
+    flag("--node-id", node_id.clone().into());
+    flag("--api-listen", own.api.to_string().into());
+    flag("--peer-listen", own.peer.to_string().into());
+    for (other, seed) in ports.iter().enumerate() {
+        if other != index {
+            flag("--seed", seed.peer.to_string().into());
+        }
+    }
+    flag("--data-dir", data.into());
+    flag("--threads", plan.threads_per_node.to_string().into());
+    flag("--log-level", "info".into());
+    if let Some(model) = &plan.model {
+        flag("--model", model.into());
+    }
+    if let Some(engine) = &plan.engine {
+        flag("--engine", engine.into());
+    }
+    let log = directory.join(format!("{node_id}.log"));
+    Ok(NodeCommand { node_id, program: plan.shoal.clone(), arguments, api: own.api, log })
+}
+
+fn make_private_directory(directory: &Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .with_context(|| format!("making the directory {}", directory.display()))
+}
+
+/// Differs between runs; for names and ports, never for the load.
+fn entropy() -> u64 {
+    let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+    #[expect(clippy::cast_possible_truncation, reason = "the low bits are the ones that differ")]
+    let low = nanos as u64;
+    low ^ u64::from(std::process::id()).rotate_left(32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Cluster {
+        /// "Nodes" that are shell scripts and listen nowhere. Run by the shell's `-c`, not written to a file: executing
+        /// a file just written fails now and then, because another test's fork still holds it open for writing.
+        pub(super) fn of_scripts(directory: &Path, scripts: &[&str]) -> Self {
+            let ports = ports::free(u16::try_from(scripts.len()).unwrap(), &mut Pcg64Mcg::seed_from_u64(entropy()));
+            let ports = ports.unwrap();
+            let start = |(index, (script, own)): (usize, (&&str, &NodePorts))| {
+                let node_id = format!("node-{}", index + 1);
+                let log = directory.join(format!("{node_id}.log"));
+                let arguments = vec!["-c".into(), script.into()];
+                NodeProcess::start(NodeCommand { node_id, program: "/bin/sh".into(), arguments, api: own.api, log })
+            };
+            Self {
+                nodes: scripts.iter().zip(&ports).enumerate().map(start).collect::<Result<_>>().unwrap(),
+                clients: ports.iter().map(|own| Client::new(own.api)).collect(),
+                directory: directory.to_owned(),
+                directory_is_ours: false,
+                started: Instant::now(),
+            }
+        }
+    }
+
+    #[test]
+    fn every_node_is_seeded_with_all_others_and_not_with_itself() {
+        let ports = ports::free(3, &mut Pcg64Mcg::seed_from_u64(3)).unwrap();
+        let plan = ClusterPlan {
+            shoal: "/bin/true".into(),
+            cluster: "c".to_owned(),
+            nodes: 3,
+            base_port: 0,
+            model: None,
+            engine: Some("synthetic:1ms".to_owned()),
+            threads_per_node: 1,
+            directory: None,
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let command = node_command(&plan, &ports, 1, directory.path()).unwrap();
+        let words: Vec<String> = command.arguments.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+        let seeds: Vec<&String> = words.windows(2).filter(|pair| pair[0] == "--seed").map(|pair| &pair[1]).collect();
+        assert_eq!(seeds, [&ports[0].peer.to_string(), &ports[2].peer.to_string()]);
+        assert!(words.windows(2).any(|pair| pair == ["--peer-listen", &ports[1].peer.to_string()]), "{words:?}");
+        assert!(!words.contains(&"--model".to_owned()), "the node's own default must hold: {words:?}");
+    }
+}

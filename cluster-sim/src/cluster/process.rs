@@ -1,0 +1,220 @@
+//! One node as a child process: its command line, its log, its end.
+//!
+//! For `cluster`. Signals go to this child only, by its id, and only while it has not been waited for, so an id that
+//! the system has given to somebody else is never hit.
+//! Invariants: a child ends with this process however that dies: it reads from a pipe that ends then
+//! (`--exit-with-stdin`), and dropping the value kills it. It is in a process group of its own, or Ctrl-C on the
+//! terminal would reach it beside our own SIGTERM and count as the second, impatient signal.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, Command};
+
+/// How much of a log's end is looked at for its last lines.
+const LOG_TAIL_BYTES_MAX: u64 = 16 * 1024;
+
+/// How one node is started; the same at every start of it.
+#[derive(Clone, Debug)]
+pub(crate) struct NodeCommand {
+    pub(crate) node_id: String,
+    pub(crate) program: PathBuf,
+    pub(crate) arguments: Vec<OsString>,
+    pub(crate) api: SocketAddr,
+    pub(crate) log: PathBuf,
+}
+
+/// One node, running or ended.
+#[derive(Debug)]
+pub(crate) struct NodeProcess {
+    pub(crate) command: NodeCommand,
+    child: Child,
+    ended: Option<ExitStatus>,
+}
+
+impl NodeProcess {
+    /// # Errors
+    /// The log cannot be opened or the program cannot be started; the text names the file.
+    pub(crate) fn start(command: NodeCommand) -> Result<Self> {
+        let child = spawn(&command)?;
+        Ok(Self { command, child, ended: None })
+    }
+
+    /// Starts an ended node again, under the same id and with the same addresses and data directory.
+    ///
+    /// # Errors
+    /// As [`NodeProcess::start`].
+    pub(crate) fn start_again(&mut self) -> Result<()> {
+        assert!(self.ended.is_some(), "{} still runs", self.command.node_id);
+        self.child = spawn(&self.command)?;
+        self.ended = None;
+        Ok(())
+    }
+
+    pub(crate) fn node_id(&self) -> &str {
+        &self.command.node_id
+    }
+
+    /// The process id; `None` once the process has ended.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// How the process ended, if it has.
+    ///
+    /// # Errors
+    /// The system does not tell.
+    pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        if self.ended.is_none() {
+            self.ended = self.child.try_wait().with_context(|| format!("waiting for {}", self.command.node_id))?;
+        }
+        Ok(self.ended)
+    }
+
+    /// SIGKILL; the process has no time to do anything.
+    ///
+    /// # Errors
+    /// The process has ended already.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        self.signal(Signal::KILL)
+    }
+
+    /// SIGTERM, which drains; a second one drains fast.
+    ///
+    /// # Errors
+    /// The process has ended already.
+    pub(crate) fn terminate(&mut self) -> Result<()> {
+        self.signal(Signal::TERM)
+    }
+
+    fn signal(&mut self, signal: Signal) -> Result<()> {
+        let node_id = &self.command.node_id;
+        let id = self.child.id().ok_or_else(|| anyhow!("{node_id} has ended already"))?;
+        let pid = Pid::from_raw(i32::try_from(id)?).ok_or_else(|| anyhow!("{node_id} has no process id"))?;
+        kill_process(pid, signal).with_context(|| format!("sending {signal:?} to {node_id}, process {id}"))
+    }
+
+    /// Waits for the end.
+    ///
+    /// # Errors
+    /// The process still runs after `limit`.
+    pub(crate) async fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
+        if let Some(status) = self.ended {
+            return Ok(status);
+        }
+        let waited = tokio::time::timeout(limit, self.child.wait()).await;
+        let status = waited
+            .map_err(|_| anyhow!("{} still runs after {} s", self.command.node_id, limit.as_secs()))?
+            .with_context(|| format!("waiting for {}", self.command.node_id))?;
+        self.ended = Some(status);
+        Ok(status)
+    }
+
+    /// The last lines of the log, or why there are none.
+    pub(crate) fn log_tail(&self, lines_max: usize) -> String {
+        let read = || -> std::io::Result<String> {
+            let mut file = File::open(&self.command.log)?;
+            let length = file.metadata()?.len();
+            file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL_BYTES_MAX)))?;
+            let mut bytes = Vec::new();
+            file.take(LOG_TAIL_BYTES_MAX).read_to_end(&mut bytes)?;
+            Ok(String::from_utf8_lossy(&bytes).into_owned())
+        };
+        match read() {
+            Ok(text) if text.trim().is_empty() => "(the log is empty)".to_owned(),
+            Ok(text) => last_lines(&text, lines_max),
+            Err(cause) => format!("(the log {} cannot be read: {cause})", self.command.log.display()),
+        }
+    }
+}
+
+fn spawn(command: &NodeCommand) -> Result<Child> {
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(&command.log)
+        .with_context(|| format!("opening the log {}", command.log.display()))?;
+    let log_too = log.try_clone().context("sharing the log between both outputs")?;
+    Command::new(&command.program)
+        .args(&command.arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::from(log))
+        .stderr(Stdio::from(log_too))
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+        .with_context(|| format!("starting {} for {}", command.program.display(), command.node_id))
+}
+
+fn last_lines(text: &str, lines_max: usize) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(lines_max)..].join("\n")
+}
+
+/// `exit code 78`, `signal 9`.
+pub(crate) fn describe_end(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit code {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => status.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    fn shell(directory: &tempfile::TempDir, script: &str) -> NodeProcess {
+        NodeProcess::start(NodeCommand {
+            node_id: "node-1".to_owned(),
+            program: "/bin/sh".into(),
+            arguments: vec!["-c".into(), script.into()],
+            api: SocketAddr::from(([127, 0, 0, 1], 1)),
+            log: directory.path().join("node-1.log"),
+        })
+        .unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_child_whose_standard_input_ends_with_its_owner_ends_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut node = shell(&directory, "cat; exit 7");
+        assert_eq!(node.ended().unwrap(), None);
+        // What the system does to the pipe when this process dies.
+        drop(node.child.stdin.take());
+        assert_eq!(describe_end(node.wait(LIMIT).await.unwrap()), "exit code 7");
+    }
+
+    #[tokio::test]
+    async fn a_killed_child_is_told_apart_from_one_that_exits_and_can_start_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut node = shell(&directory, "cat");
+        let first = node.pid().unwrap();
+        node.kill().unwrap();
+        assert_eq!(describe_end(node.wait(LIMIT).await.unwrap()), "signal 9");
+        assert!(node.kill().is_err(), "an id that may belong to somebody else must not get a signal");
+        node.start_again().unwrap();
+        assert_ne!(node.pid(), Some(first));
+        node.terminate().unwrap();
+        assert_eq!(describe_end(node.wait(LIMIT).await.unwrap()), "signal 15");
+    }
+
+    #[tokio::test]
+    async fn both_outputs_are_in_the_log_and_its_end_is_shown() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut node = shell(&directory, "echo one; echo two >&2; echo three");
+        node.wait(LIMIT).await.unwrap();
+        assert_eq!(node.log_tail(2), "two\nthree");
+        assert_eq!(node.log_tail(9), "one\ntwo\nthree");
+    }
+}

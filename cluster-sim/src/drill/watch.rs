@@ -1,0 +1,163 @@
+//! What the survivors' own counters say about the node that was hit.
+//!
+//! For `kill`. Read over HTTP while the load runs, every [`LOOK_EVERY`]; that is the error of the times found here.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::cluster::Cluster;
+use crate::load::Load;
+use crate::probe::{Counters, counters, readiness};
+
+/// How often the survivors are asked.
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How long no job may be offered to the dead node before it is believed that none will be.
+const QUIET: Duration = Duration::from_millis(300);
+/// Outcomes of a job that its peer neither answered nor refused. An outcome that is not known here counts as unharmed,
+/// so that the number of exposed jobs, on which the claim rests, is never too large.
+const HARMED: [&str; 4] = ["unreachable", "lost", "garbled", "abandoned"];
+
+/// Jobs that the survivors handed to one node since they started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Forwards {
+    pub(crate) offered: u64,
+    /// With any outcome.
+    pub(crate) ended: u64,
+    /// Cut short: neither answered nor refused politely.
+    pub(crate) harmed: u64,
+}
+
+impl Forwards {
+    /// Offered and not ended: waiting for the node at this moment.
+    pub(crate) fn open(self) -> u64 {
+        self.offered.saturating_sub(self.ended)
+    }
+
+    fn of(page: &Counters, node_id: &str) -> Self {
+        let peer = ("peer", node_id);
+        let harmed = HARMED.map(|outcome| page.events("shoal_forwards_total", &[peer, ("outcome", outcome)]));
+        Self {
+            offered: page.events("shoal_offers_total", &[peer]),
+            ended: page.events("shoal_forwards_total", &[peer]),
+            harmed: harmed.iter().sum(),
+        }
+    }
+}
+
+/// Everything that nodes other than `victim` handed to it.
+///
+/// # Errors
+/// A survivor does not answer.
+pub(crate) async fn forwards_to(cluster: &Cluster, victim: usize) -> Result<Forwards> {
+    let node_id = cluster.nodes()[victim].node_id();
+    let mut sum = Forwards { offered: 0, ended: 0, harmed: 0 };
+    for survivor in (0..cluster.nodes().len()).filter(|&index| index != victim) {
+        let page = counters(cluster.client(survivor)).await.context("a survivor does not show its counters")?;
+        let found = Forwards::of(&page, node_id);
+        sum.offered += found.offered;
+        sum.ended += found.ended;
+        sum.harmed += found.harmed;
+    }
+    Ok(sum)
+}
+
+/// When the survivors stopped relying on the dead node.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Aftermath {
+    /// The last time at which the number of jobs offered to it was seen to rise; `None` = it never rose.
+    pub(crate) last_offer_us: Option<u64>,
+    /// When the last survivor called it dead.
+    pub(crate) called_dead_us: u64,
+    pub(crate) forwards: Forwards,
+}
+
+/// Waits until every survivor calls `victim` dead and offers it nothing any more.
+///
+/// # Errors
+/// That has not come within `limit`, or a survivor does not answer.
+pub(crate) async fn until_given_up(
+    cluster: &Cluster,
+    victim: usize,
+    load: &Load,
+    before: Forwards,
+    limit: Duration,
+) -> Result<Aftermath> {
+    let deadline = Instant::now() + limit;
+    let (mut last, mut last_offer_us, mut called_dead_us) = (before, None, None);
+    let mut quiet_since = Instant::now();
+    loop {
+        let forwards = forwards_to(cluster, victim).await?;
+        if last.offered < forwards.offered {
+            last_offer_us = Some(load.now_us());
+            quiet_since = Instant::now();
+        }
+        last = forwards;
+        if called_dead_us.is_none() && all_call_dead(cluster, victim).await? {
+            called_dead_us = Some(load.now_us());
+        }
+        if let Some(called_dead_us) = called_dead_us
+            && QUIET <= quiet_since.elapsed()
+            && last.open() == 0
+        {
+            return Ok(Aftermath { last_offer_us, called_dead_us, forwards });
+        }
+        if deadline <= Instant::now() {
+            let node_id = cluster.nodes()[victim].node_id();
+            bail!(
+                "{} s after its end {node_id} is {}, the last job was offered to it {} ms ago, and {} wait for it",
+                limit.as_secs(),
+                if called_dead_us.is_some() { "called dead by all" } else { "still called alive by a survivor" },
+                quiet_since.elapsed().as_millis(),
+                last.open()
+            );
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+async fn all_call_dead(cluster: &Cluster, victim: usize) -> Result<bool> {
+    let node_id = cluster.nodes()[victim].node_id();
+    for survivor in (0..cluster.nodes().len()).filter(|&index| index != victim) {
+        if readiness(cluster.client(survivor)).await?.sees_alive(node_id) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Waits until every node's counters of work in hand are zero; returns those that are not, with their node.
+pub(crate) async fn not_at_rest(cluster: &Cluster, limit: Duration) -> Vec<String> {
+    let deadline = Instant::now() + limit;
+    loop {
+        let mut complaints = Vec::new();
+        for (index, node_id) in cluster.node_ids().enumerate() {
+            let found = match counters(cluster.client(index)).await {
+                Ok(page) => page.not_at_rest(),
+                Err(error) => vec![format!("{error:#}")],
+            };
+            complaints.extend(found.into_iter().map(|what| format!("{node_id}: {what}")));
+        }
+        if complaints.is_empty() || deadline <= Instant::now() {
+            return complaints;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_forwards_that_were_cut_short_are_harmed() {
+        let page = Counters::parse(concat!(
+            "shoal_offers_total{peer=\"b\"} 12\nshoal_offers_total{peer=\"c\"} 99\n",
+            "shoal_forwards_total{peer=\"b\",outcome=\"ok\"} 6\nshoal_forwards_total{peer=\"b\",outcome=\"busy\"} 1\n",
+            "shoal_forwards_total{peer=\"b\",outcome=\"lost\"} 2\nshoal_forwards_total{peer=\"b\",outcome=\"unreachable\"} 1\nshoal_forwards_total{peer=\"c\",outcome=\"lost\"} 9\n",
+        ));
+        let forwards = Forwards::of(&page, "b");
+        assert_eq!(forwards, Forwards { offered: 12, ended: 10, harmed: 3 });
+        assert_eq!(forwards.open(), 2);
+    }
+}

@@ -1,0 +1,489 @@
+//! One node against a world that says anything in any order: sound news, late news, lies and nonsense.
+//!
+//! For `machine.rs`. After every event a model of what must be true is compared with the node. The caller's promises of
+//! `Node::step` are kept (time goes on, job ids are new, a batch ends once); nothing else is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use shoal_core::admission::AdmissionRules;
+use shoal_core::cost::Cost;
+use shoal_core::id::{Attempt, BatchId, BootId, JobId, NodeId, RowRef};
+use shoal_core::lifecycle::DoorState;
+use shoal_core::load::Report;
+use shoal_core::node::{
+    Arrival, Effect, Gauges, Input, Node, Outcome, Placed, Refusal, RowVerdict, Rules, Source, Verdict,
+};
+use shoal_core::peers::{PeerFacts, Word};
+use shoal_core::prng::Prng;
+use shoal_core::time::{Micros, MonoTime};
+
+const EVENTS: usize = 300;
+const JOBS_MAX: u32 = 12;
+const BYTES_MAX: u64 = 3000;
+const PLACEMENTS_MAX: u8 = 3;
+const NAMES: [&str; 5] = ["a", "b", "c", "d", "never-a-member"];
+
+/// What happened, so that a walk that walks nowhere is noticed.
+#[derive(Debug, Default)]
+pub(crate) struct Seen(BTreeMap<&'static str, u64>);
+
+impl Seen {
+    fn note(&mut self, what: &'static str) {
+        *self.0.entry(what).or_default() += 1;
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        for (what, count) in &other.0 {
+            *self.0.entry(what).or_default() += count;
+        }
+    }
+
+    pub(crate) fn assert_all_happened(&self) {
+        let rare = [
+            "run",
+            "forward",
+            "second placement",
+            "third placement",
+            "abandon",
+            "acknowledge",
+            "ping",
+            "exit",
+            "done here",
+            "done away",
+            "rejected",
+            "engine failed",
+            "overloaded",
+            "unavailable",
+            "expired",
+            "refused",
+            "left",
+        ];
+        for what in rare {
+            let count = self.0.get(what).copied().unwrap_or(0);
+            assert!(50 <= count, "{what} happened only {count} times, so little of it was tested: {:?}", self.0);
+        }
+    }
+}
+
+/// What a walk came to.
+#[derive(Debug)]
+pub(crate) struct Walked {
+    pub(crate) seen: Seen,
+    /// A hash of all effects, in order.
+    pub(crate) digest: u64,
+}
+
+/// One walk. Panics with the seed and the event when something does not hold.
+pub(crate) fn walk(seed: u64) -> Walked {
+    let mut walk = Walk::new(seed);
+    for _ in 0..EVENTS {
+        walk.pass_time();
+        let input = walk.any_input();
+        walk.feed(input);
+    }
+    walk.settle();
+    Walked { seen: walk.seen, digest: walk.digest.finish() }
+}
+
+struct Walk {
+    seed: u64,
+    event: usize,
+    chance: Prng,
+    node: Node,
+    now: MonoTime,
+    jobs_made: u64,
+    /// Jobs that arrived and did not end.
+    live: BTreeMap<JobId, Live>,
+    /// Jobs that ended or whose caller left.
+    over: BTreeSet<JobId>,
+    running: Option<(BatchId, Vec<RowRef>)>,
+    members: BTreeMap<NodeId, PeerFacts>,
+    exits: u32,
+    stopped: bool,
+    seen: Seen,
+    digest: DefaultHasher,
+}
+
+/// What the model knows of a job.
+#[derive(Debug)]
+struct Live {
+    caller: bool,
+    bytes: u64,
+    deadline: MonoTime,
+    rows: usize,
+    /// The peer that has it.
+    away: Option<(Attempt, NodeId)>,
+    visited: BTreeSet<NodeId>,
+    ran_here: BTreeMap<u32, u32>,
+    busy_refused: bool,
+    acknowledged: bool,
+}
+
+impl Walk {
+    fn new(seed: u64) -> Self {
+        let admission = AdmissionRules { jobs_max: JOBS_MAX, bytes_max: BYTES_MAX, ..AdmissionRules::default() };
+        let rules = Rules { admission, ..Rules::default() };
+        Self {
+            seed,
+            event: 0,
+            chance: Prng::new(seed ^ 0x5eed),
+            node: Node::new(BootId(1), rules, seed),
+            now: MonoTime::START,
+            jobs_made: 0,
+            live: BTreeMap::new(),
+            over: BTreeSet::new(),
+            running: None,
+            members: BTreeMap::new(),
+            exits: 0,
+            stopped: false,
+            seen: Seen::default(),
+            digest: DefaultHasher::new(),
+        }
+    }
+
+    fn one_in(&mut self, count: usize) -> bool {
+        self.chance.below(count) == 0
+    }
+
+    fn one_of<T: Clone>(&mut self, of: &[T]) -> T {
+        of[self.chance.below(of.len())].clone()
+    }
+
+    fn pass_time(&mut self) {
+        let micros_max = if self.one_in(20) { 900_000 } else { 12_000 };
+        self.now = self.now + Micros::new(self.chance.below(micros_max) as u64);
+    }
+
+    // What the world may say.
+
+    fn any_input(&mut self) -> Input {
+        match self.chance.below(100) {
+            0..22 => self.any_arrival(),
+            22..40 => self.end_of_batch(),
+            40..66 => self.news_of_a_peer(),
+            66..70 => Input::Left { job: self.any_job() },
+            70..74 => Input::Heard { peer: self.any_peer(), word: self.any_word() },
+            74..76 => Input::PingFailed { peer: self.any_peer() },
+            76..82 => self.any_membership(),
+            82..84 if self.one_in(2) => Input::EngineReady { units: 1, took: Micros::from_ms(5) },
+            84 if self.one_in(3) => Input::EngineFailed,
+            85 if self.one_in(6) => Input::Leave,
+            _ => Input::Tick,
+        }
+    }
+
+    fn any_arrival(&mut self) -> Input {
+        self.jobs_made += 1;
+        let rows = 1 + self.chance.below(6);
+        let units: Vec<u32> = (0..rows).map(|_| self.one_of(&[0, 1, 1, 2, 5, 40, u32::MAX])).collect();
+        // Mostly sound texts: with a job of 2^32 units in the queue nothing else has hope.
+        let units = if self.one_in(30) { units } else { units.into_iter().map(|units| units.min(5)).collect() };
+        let bound = self.one_of(&[None, Some(0), Some(20_000), Some(900_000), Some(u64::MAX)]).map(Micros::new);
+        let source = if self.one_in(3) { Source::Peer { bound } } else { Source::Caller };
+        let left_ms =
+            if self.one_in(8) { self.one_of(&[0, 5, 50]) } else { self.one_of(&[300, 3000, 30_000, u64::MAX]) };
+        let bytes =
+            if self.one_in(8) { self.one_of(&[2900, BYTES_MAX + 1, u64::MAX]) } else { self.one_of(&[0, 10, 400]) };
+        let deadline = self.now + Micros::from_ms(left_ms);
+        Input::Arrived(Arrival { job: JobId(self.jobs_made), source, units: Arc::from(units), bytes, deadline })
+    }
+
+    fn end_of_batch(&mut self) -> Input {
+        let Some((batch, rows)) = self.running.clone() else { return Input::Tick };
+        if self.one_in(6) {
+            return Input::BatchFailed { batch };
+        }
+        let verdicts = [RowVerdict::Done; 7].into_iter().chain([RowVerdict::Rejected, RowVerdict::Failed]);
+        let verdicts: Vec<RowVerdict> = verdicts.collect();
+        let rows = rows.iter().map(|_| self.one_of(&verdicts)).collect();
+        let took = self.one_of(&[0, 1_000, 9_000, 20_000, 400_000]);
+        Input::BatchDone { batch, took: Micros::new(took), rows }
+    }
+
+    /// News of a placement: mostly of one that is current, else of any.
+    fn news_of_a_peer(&mut self) -> Input {
+        let away: Vec<(JobId, Attempt, NodeId)> = self
+            .live
+            .iter()
+            .filter_map(|(&job, live)| live.away.clone().map(|(attempt, peer)| (job, attempt, peer)))
+            .collect();
+        let (job, attempt, peer) = if away.is_empty() || self.one_in(4) {
+            let attempt = self.one_of(&[0, 1, 2, 3, 255]);
+            let job = self.any_job();
+            // Lies about who speaks are the shell's to prevent: it knows which connection a message came by.
+            match self.live.get(&job).and_then(|live| live.away.clone()) {
+                Some((current, peer)) if current.0 == attempt => (job, current, peer),
+                Some(_) | None => (job, Attempt(attempt), self.any_peer()),
+            }
+        } else {
+            self.one_of(&away)
+        };
+        let word = self.any_word();
+        match self.chance.below(5) {
+            0 => Input::Accepted { job, attempt, peer, word },
+            1 => {
+                let verdicts = [Verdict::Done, Verdict::Done, Verdict::Rejected, Verdict::Failed, Verdict::Expired];
+                Input::Answered { job, attempt, peer, word, verdict: self.one_of(&verdicts) }
+            }
+            2 | 3 => {
+                let refusals = [Refusal::Busy, Refusal::Full, Refusal::Draining, Refusal::Unable];
+                Input::Refused { job, attempt, peer, word, refusal: self.one_of(&refusals) }
+            }
+            _ => Input::Broke { job, attempt, peer },
+        }
+    }
+
+    fn any_job(&mut self) -> JobId {
+        JobId(self.chance.below(2 + usize::try_from(self.jobs_made).expect("few")) as u64)
+    }
+
+    fn any_peer(&mut self) -> NodeId {
+        super::id(NAMES[self.chance.below(NAMES.len())])
+    }
+
+    fn any_word(&mut self) -> Word {
+        let report = (!self.one_in(3)).then(|| self.any_report());
+        let rtt = if self.one_in(2) { Some(Micros::new(self.one_of(&[0, 300, 5_000, u64::MAX]))) } else { None };
+        Word { report, rtt }
+    }
+
+    fn any_report(&mut self) -> Report {
+        let boot = BootId(self.one_of(&[0, 1, 1, 1, 2, u64::MAX]));
+        let seq = if self.one_in(100) { u64::MAX } else { self.event as u64 };
+        let micros = [0, 0, 1_000, 30_000, 2_000_000];
+        let mut any = |of: &[u64]| if self.one_in(50) { u64::MAX } else { self.one_of(of) };
+        let cost = Cost { fixed: Micros::new(any(&micros)), per_unit_ns: any(&[0, 1_000, 1_000_000]) };
+        Report { boot, seq, wait: Micros::new(any(&micros)), cost, accepting: !self.one_in(8) }
+    }
+
+    fn any_membership(&mut self) -> Input {
+        let mut members = Vec::new();
+        self.members.clear();
+        for name in &NAMES[..4] {
+            if self.one_in(6) {
+                continue;
+            }
+            let load = (!self.one_in(3)).then(|| self.any_report());
+            let boot = BootId(self.one_of(&[1, 1, 1, 1, 2]));
+            let (alive, accepting, serves) = (!self.one_in(6), !self.one_in(8), !self.one_in(10));
+            let facts = PeerFacts { id: super::id(name), boot, alive, accepting, serves, load };
+            if self.one_in(10) {
+                members.push(PeerFacts { boot: BootId(0), alive: !alive, ..facts.clone() });
+            }
+            members.push(facts.clone());
+            self.members.insert(facts.id.clone(), facts);
+        }
+        Input::Membership(members)
+    }
+
+    // What must be true.
+
+    fn feed(&mut self, input: Input) {
+        self.event += 1;
+        let before = self.describe(&input);
+        self.expect_before(&input);
+        let mut effects = Vec::new();
+        self.node.step(self.now, input.clone(), &mut effects);
+        format!("{effects:?}").hash(&mut self.digest);
+        for effect in &effects {
+            self.check(&input, effect, &before);
+        }
+        self.check_gauges(&before);
+    }
+
+    fn describe(&self, input: &Input) -> String {
+        format!("seed {} event {} at {:?}: {input:?}", self.seed, self.event, self.now)
+    }
+
+    /// What an input alone changes in the model.
+    fn expect_before(&mut self, input: &Input) {
+        match input {
+            Input::Arrived(Arrival { job, source, units, bytes, deadline }) => {
+                let live = Live {
+                    caller: *source == Source::Caller,
+                    bytes: *bytes,
+                    deadline: *deadline,
+                    rows: units.len(),
+                    away: None,
+                    visited: BTreeSet::new(),
+                    ran_here: BTreeMap::new(),
+                    busy_refused: false,
+                    acknowledged: false,
+                };
+                self.live.insert(*job, live);
+            }
+            Input::Left { job } => {
+                if let Some(live) = self.live.get_mut(job)
+                    && live.away.is_none()
+                {
+                    self.live.remove(job);
+                    self.over.insert(*job);
+                    self.seen.note("left");
+                }
+            }
+            Input::BatchDone { .. } | Input::BatchFailed { .. } => self.running = None,
+            Input::Answered { job, attempt, .. } | Input::Broke { job, attempt, .. } => {
+                self.take_back(*job, *attempt);
+            }
+            Input::Refused { job, attempt, refusal, .. } => {
+                let current = self.take_back(*job, *attempt);
+                if let Some(live) = self.live.get_mut(job) {
+                    live.busy_refused |= current && *refusal == Refusal::Busy;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn take_back(&mut self, job: JobId, attempt: Attempt) -> bool {
+        let Some(live) = self.live.get_mut(&job) else { return false };
+        let current = live.away.as_ref().is_some_and(|(current, _)| *current == attempt);
+        if current {
+            live.away = None;
+        }
+        current
+    }
+
+    fn check(&mut self, input: &Input, effect: &Effect, before: &str) {
+        match effect {
+            Effect::Run { batch, rows } => self.check_run(*batch, rows, before),
+            Effect::Forward { job, attempt, peer, bound, remaining } => {
+                self.seen.note(["forward", "second placement", "third placement"][usize::from(attempt.0) - 1]);
+                let live = self.live.get_mut(job).unwrap_or_else(|| panic!("{before}: {job:?} is over, yet forwarded"));
+                assert!(live.caller, "{before}: a job of a peer was handed on");
+                assert!(live.away.is_none(), "{before}: {job:?} is on two peers");
+                assert!(live.visited.insert(peer.clone()), "{before}: {job:?} was on {peer} before");
+                assert!(attempt.0 <= PLACEMENTS_MAX, "{before}: {attempt:?}");
+                assert!(!live.busy_refused || bound.is_none(), "{before}: a second busy refusal is possible");
+                assert!(*remaining <= live.deadline.since(self.now), "{before}: {remaining:?} is too long");
+                live.away = Some((*attempt, peer.clone()));
+                let facts = self.members.get(peer).unwrap_or_else(|| panic!("{before}: {peer} is no member"));
+                assert!(facts.alive && facts.serves, "{before}: {facts:?}");
+                let (_, gate, _) = self.node.peers().find(|(id, ..)| *id == peer).expect("a member");
+                // A tick can hear of several silent peers; the gate may have closed after this forward.
+                assert!(gate.passes() || matches!(input, Input::Tick), "{before}: {peer} is {gate:?}");
+            }
+            Effect::Abandon { job, attempt } => {
+                self.seen.note("abandon");
+                if let Input::Left { job: gone } = input {
+                    assert_eq!(job, gone, "{before}");
+                    assert!(self.take_back(*job, *attempt), "{before}: {job:?} {attempt:?} is not away");
+                    self.live.remove(job);
+                    self.over.insert(*job);
+                    self.seen.note("left");
+                } else {
+                    assert!(self.take_back(*job, *attempt), "{before}: {job:?} {attempt:?} is not away");
+                }
+            }
+            Effect::Acknowledge { job, .. } => {
+                self.seen.note("acknowledge");
+                let live = self.live.get_mut(job).unwrap_or_else(|| panic!("{before}: {job:?} is over"));
+                assert!(!live.caller && !std::mem::replace(&mut live.acknowledged, true), "{before}: {live:?}");
+            }
+            Effect::Finish { job, outcome, placements } => self.check_finish(*job, outcome, *placements, before),
+            Effect::Ping { peer } => {
+                self.seen.note("ping");
+                assert!(self.members.contains_key(peer), "{before}: {peer} is no member");
+            }
+            Effect::Publish { .. } => {}
+            Effect::StopAccepting => {
+                assert!(!std::mem::replace(&mut self.stopped, true), "{before}: said twice");
+            }
+            Effect::Exit => {
+                self.seen.note("exit");
+                self.exits += 1;
+                assert!(self.stopped && self.exits == 1, "{before}");
+                assert!(self.live.is_empty(), "{before}: left with {:?}", self.live);
+            }
+        }
+    }
+
+    fn check_run(&mut self, batch: BatchId, rows: &[RowRef], before: &str) {
+        self.seen.note("run");
+        assert!(self.running.is_none(), "{before}: two batches at once");
+        assert!(!rows.is_empty(), "{before}: an empty batch");
+        for row in rows {
+            let live = self.live.get_mut(&row.job).unwrap_or_else(|| panic!("{before}: {row:?} of a job that is over"));
+            assert!(live.away.is_none(), "{before}: {row:?} runs here and on a peer");
+            assert!((row.row as usize) < live.rows, "{before}: {row:?} is no row of {live:?}");
+            let runs = live.ran_here.entry(row.row).or_default();
+            *runs += 1;
+            assert!(*runs <= 2, "{before}: {row:?} runs a third time here");
+        }
+        assert_eq!(rows.iter().collect::<BTreeSet<_>>().len(), rows.len(), "{before}: a row twice in {rows:?}");
+        self.running = Some((batch, rows.to_vec()));
+    }
+
+    fn check_finish(&mut self, job: JobId, outcome: &Outcome, placements: u8, before: &str) {
+        let live = self.live.remove(&job).unwrap_or_else(|| panic!("{before}: {job:?} ends twice"));
+        assert!(self.over.insert(job), "{before}: {job:?} ends twice");
+        assert!(live.away.is_none(), "{before}: {job:?} ends while {:?} computes it", live.away);
+        let placed = live.visited.len() + usize::from(!live.ran_here.is_empty());
+        assert!(placements <= PLACEMENTS_MAX && placed <= usize::from(placements), "{before}: {placements} {live:?}");
+        let what = match outcome {
+            Outcome::Done { placed: Placed::Here } => {
+                assert_eq!(live.ran_here.len(), live.rows, "{before}: not every row ran");
+                "done here"
+            }
+            Outcome::Done { placed: Placed::Away(peer, _) } => {
+                assert!(live.visited.contains(peer), "{before}: {peer} never had it");
+                "done away"
+            }
+            Outcome::Rejected { .. } => "rejected",
+            Outcome::EngineFailed(_) => "engine failed",
+            Outcome::Overloaded { .. } => {
+                assert!(live.caller, "{before}");
+                "overloaded"
+            }
+            Outcome::Unavailable { .. } => {
+                assert!(live.caller, "{before}");
+                "unavailable"
+            }
+            Outcome::Expired => "expired",
+            Outcome::Refused(_) => {
+                assert!(!live.caller, "{before}");
+                "refused"
+            }
+        };
+        self.seen.note(what);
+    }
+
+    fn check_gauges(&self, before: &str) {
+        let gauges = self.node.gauges(self.now);
+        let away = self.live.values().filter(|live| live.away.is_some()).count();
+        let bytes: u64 = self.live.values().map(|live| live.bytes).sum();
+        assert_eq!(
+            (gauges.jobs as usize, gauges.forwards as usize, gauges.bytes),
+            (self.live.len(), away, bytes),
+            "{before}"
+        );
+        assert!(gauges.jobs <= JOBS_MAX && gauges.bytes <= BYTES_MAX, "{before}: {gauges:?}");
+        assert!(gauges.unacknowledged <= gauges.forwards, "{before}: {gauges:?}");
+    }
+
+    /// The world becomes kind: the engine computes, peers answer, ticks come. Everything must end.
+    fn settle(&mut self) {
+        if self.node.door() != DoorState::Closed {
+            self.feed(Input::EngineReady { units: 1, took: Micros::from_ms(5) });
+        }
+        for _ in 0..10_000 {
+            self.now = self.now + Micros::from_ms(10);
+            let away = self.live.iter().find_map(|(&job, live)| live.away.clone().map(|away| (job, away)));
+            let input = match (self.running.clone(), away) {
+                (Some((batch, rows)), _) => {
+                    Input::BatchDone { batch, took: Micros::from_ms(5), rows: vec![RowVerdict::Done; rows.len()] }
+                }
+                (None, Some((job, (attempt, peer)))) => {
+                    Input::Answered { job, attempt, peer, word: Word::default(), verdict: Verdict::Done }
+                }
+                (None, None) if self.live.is_empty() => break,
+                (None, None) => Input::Tick,
+            };
+            self.feed(input);
+        }
+        let rest = Gauges { wait: Micros::ZERO, ..self.node.gauges(self.now) };
+        assert_eq!(rest, Gauges::default(), "seed {}: something is left of {:?}", self.seed, self.live);
+    }
+}

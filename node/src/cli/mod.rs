@@ -1,0 +1,122 @@
+//! The command line: what can be typed, and the help that a stranger reads.
+//!
+//! For `main`, which runs the commands. Definitions only.
+//!
+//! Invariants: every flag of `serve` that sets a key is checked by `config`, with the same words as the file; what clap
+//! itself refuses (an unknown flag, a missing value) ends with exit code 2.
+//! Not here: values, defaults and ranges (`config`), what the commands do.
+
+mod serve;
+
+use std::net::SocketAddr;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{self, Flag};
+pub use serve::ServeArgs;
+
+/// One node of a shoal: serves a model over HTTP, finds its peers by itself, and hands work to whoever is done sooner.
+#[derive(Debug, Parser)]
+#[command(name = "shoal", version, arg_required_else_help = true, max_term_width = 120)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a node until SIGTERM or Ctrl-C, which drains it
+    #[command(after_help = SERVE_EXAMPLES)]
+    Serve(Box<ServeArgs>),
+    /// Check or show a configuration without running a node
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Fetch, list or look into models
+    #[command(subcommand)]
+    Model(ModelCommand),
+    /// Ask a running node whether it can answer; exit code 0 = yes, 3 = no
+    Healthcheck(HealthcheckArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Check file, environment and flags; exit code 78 and a line for each mistake, or 0
+    Check(Box<ServeArgs>),
+    /// Print every value that would hold, and where it comes from
+    Print {
+        #[command(flatten)]
+        serve: Box<ServeArgs>,
+        /// As JSON: {section: {name: {"value": ..., "from": ...}}}
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print a commented file with every key and its default, to begin with
+    Sample,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ModelCommand {
+    /// Download a model, check its digest and keep it; what is there already is not loaded again
+    Fetch(ModelArgs),
+    /// List the models that are kept on this machine
+    List(ModelListArgs),
+    /// Show what a model is: dimensions, limits, pooling, revision
+    Inspect(ModelArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    #[arg(value_name = "NAME_OR_DIR", help = config::help("model.name"))]
+    pub name: Option<String>,
+    #[command(flatten)]
+    pub common: ModelListArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ModelListArgs {
+    #[arg(long, value_name = "DIR", help = config::help("model.cache_dir"))]
+    pub cache_dir: Option<String>,
+    /// As JSON, for programs
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct HealthcheckArgs {
+    /// Public address of the node, as in its `api.listen`
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8080")]
+    pub api: SocketAddr,
+}
+
+impl ModelArgs {
+    /// For [`config::load`].
+    #[must_use]
+    pub fn flags(&self) -> Vec<Flag> {
+        let name = self.name.iter().map(|value| flag("model.name", "NAME_OR_DIR", value));
+        name.chain(self.common.flags()).collect()
+    }
+}
+
+impl ModelListArgs {
+    /// For [`config::load`].
+    #[must_use]
+    pub fn flags(&self) -> Vec<Flag> {
+        self.cache_dir.iter().map(|value| flag("model.cache_dir", "--cache-dir", value)).collect()
+    }
+}
+
+fn flag(key: &'static str, name: &'static str, value: &str) -> Flag {
+    Flag { key, name, value: value.to_owned() }
+}
+
+const SERVE_EXAMPLES: &str = "\
+A key is set by the file, by its environment variable, or by its flag; the flag wins over the variable, and the
+variable over the file. `shoal config sample` prints a file with every key, also those that have no flag.
+
+Examples:
+  shoal serve                                            one node on this machine, callers at 127.0.0.1:8080
+  shoal serve --node-id b --api-listen 127.0.0.1:8081 --peer-listen 127.0.0.1:8091 --data-dir ./b \\
+      --seed 127.0.0.1:8090                              a second node that joins it
+  shoal serve --config /etc/shoal/shoal.toml             as the file says
+
+Exit codes: 0 after a drain, 2 wrong usage, 78 wrong configuration, 1 anything else.";

@@ -1,0 +1,190 @@
+//! The checked configuration, the only one that the node uses.
+//!
+//! For every part of the node. Ranges (`rule`) and relations (`relations`) hold before a value gets here, and defaults
+//! that depend on the machine are filled in (`defaults`).
+//!
+//! Invariants: a [`Config`] comes from [`super::load`] only; times are [`Duration`]s; every address has an IP and a port.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::defaults::Filled;
+use super::keys::{LogFormat, RawConfig};
+
+/// Everything that the node is told, sound in itself. Units, ranges, defaults and effects of the keys: [`RawConfig`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    pub node: NodeConfig,
+    pub api: ApiConfig,
+    pub peer: PeerConfig,
+    pub gossip: GossipConfig,
+    pub model: ModelConfig,
+    pub engine: EngineConfig,
+    pub admission: AdmissionConfig,
+    pub routing: RoutingConfig,
+    pub drain: DrainConfig,
+    pub log: LogConfig,
+}
+
+/// Who this node is. See [`super::RawNode`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeConfig {
+    pub cluster: String,
+    /// `None`: made once and kept in `data_dir`.
+    pub id: Option<String>,
+    pub data_dir: PathBuf,
+    /// Empty = not told.
+    pub zone: String,
+}
+
+/// The public door. See [`super::RawApi`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct ApiConfig {
+    pub listen: SocketAddr,
+    pub advertise: SocketAddr,
+    pub body_bytes_max: u64,
+    pub inputs_max: u32,
+    pub connections_max: u32,
+    pub header_timeout: Duration,
+    pub body_idle_timeout: Duration,
+}
+
+/// The door for peers. See [`super::RawPeer`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct PeerConfig {
+    pub listen: SocketAddr,
+    /// Loopback or private, like `listen`, because the traffic is not encrypted yet.
+    pub advertise: SocketAddr,
+    pub connect_timeout: Duration,
+    pub accept_timeout: Duration,
+    pub ping_interval: Duration,
+    pub ping_timeout: Duration,
+    /// At least 65536 above `api.body_bytes_max`.
+    pub message_bytes_max: u64,
+}
+
+/// How nodes find each other. See [`super::RawGossip`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct GossipConfig {
+    /// HOST:PORT each, not resolved yet.
+    pub seeds: Vec<String>,
+    pub interval: Duration,
+    pub phi_threshold: f64,
+    pub dead_grace: Duration,
+}
+
+/// What is served. See [`super::RawModel`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelConfig {
+    /// A name, or the path of a directory.
+    pub name: String,
+    pub cache_dir: PathBuf,
+}
+
+/// What computes. See [`super::RawEngine`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct EngineConfig {
+    /// `candle`, or `synthetic:` and what the stand-in engine reads itself.
+    pub spec: String,
+    /// 0 = as many as this process has cores.
+    pub threads: u32,
+    pub batch_tokens_max: u32,
+    pub batch_rows_max: u32,
+    /// What a batch takes at most, as estimated.
+    pub batch_max: Duration,
+}
+
+/// How much work a node holds. See [`super::RawAdmission`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdmissionConfig {
+    pub jobs_max: u32,
+    /// At least `api.body_bytes_max`.
+    pub bytes_max: u64,
+    /// At most `deadline_max`.
+    pub deadline_default: Duration,
+    pub deadline_max: Duration,
+}
+
+/// When a peer is better. See [`super::RawRouting`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct RoutingConfig {
+    pub margin_min: Duration,
+    pub margin_percent: u32,
+    pub placements_max: u32,
+}
+
+/// How a node leaves. See [`super::RawDrain`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct DrainConfig {
+    /// At most `limit`.
+    pub settle: Duration,
+    pub limit: Duration,
+}
+
+/// What is logged. See [`super::RawLog`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct LogConfig {
+    /// A filter that `tracing_subscriber::EnvFilter` takes.
+    pub level: String,
+    pub format: LogFormat,
+}
+
+impl Config {
+    /// Only for values that passed their rules and relations.
+    pub(super) fn of_sound(raw: RawConfig, filled: Filled) -> Self {
+        let RawConfig { node, api, peer, gossip, model, engine, admission, routing, drain, log } = raw;
+        Self {
+            node: NodeConfig { cluster: node.cluster, id: node.id, data_dir: filled.data_dir, zone: node.zone },
+            api: ApiConfig {
+                listen: api.listen,
+                advertise: filled.api_advertise,
+                body_bytes_max: api.body_bytes_max,
+                inputs_max: api.inputs_max,
+                connections_max: api.connections_max,
+                header_timeout: ms(api.header_timeout_ms),
+                body_idle_timeout: ms(api.body_idle_timeout_ms),
+            },
+            peer: PeerConfig {
+                listen: peer.listen,
+                advertise: filled.peer_advertise,
+                connect_timeout: ms(peer.connect_timeout_ms),
+                accept_timeout: ms(peer.accept_timeout_ms),
+                ping_interval: ms(peer.ping_interval_ms),
+                ping_timeout: ms(peer.ping_timeout_ms),
+                message_bytes_max: peer.message_bytes_max,
+            },
+            gossip: GossipConfig {
+                seeds: gossip.seeds,
+                interval: ms(gossip.interval_ms),
+                phi_threshold: gossip.phi_threshold,
+                dead_grace: Duration::from_secs(gossip.dead_grace_s.into()),
+            },
+            model: ModelConfig { name: model.name, cache_dir: filled.cache_dir },
+            engine: EngineConfig {
+                spec: engine.spec,
+                threads: engine.threads,
+                batch_tokens_max: engine.batch_tokens_max,
+                batch_rows_max: engine.batch_rows_max,
+                batch_max: ms(engine.batch_ms_max),
+            },
+            admission: AdmissionConfig {
+                jobs_max: admission.jobs_max,
+                bytes_max: admission.bytes_max,
+                deadline_default: ms(admission.deadline_ms_default),
+                deadline_max: ms(admission.deadline_ms_max),
+            },
+            routing: RoutingConfig {
+                margin_min: ms(routing.margin_ms_min),
+                margin_percent: routing.margin_percent,
+                placements_max: routing.placements_max,
+            },
+            drain: DrainConfig { settle: ms(drain.settle_ms), limit: ms(drain.limit_ms) },
+            log: LogConfig { level: log.level, format: log.format },
+        }
+    }
+}
+
+fn ms(milliseconds: u32) -> Duration {
+    Duration::from_millis(milliseconds.into())
+}

@@ -1,0 +1,267 @@
+//! Every key that can be set, declared once: its name, type, default, range and what it does.
+//!
+//! For `config` (reading and checking), `cli` (help texts) and the sample `config/shoal.toml`, which is made from this
+//! list, so that documentation, defaults and checks cannot drift apart.
+//!
+//! Invariants: a key is `section.name`; a default passes its own rule; every value that passes a rule fits its field.
+//! Not here: relations between keys (`checked`).
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::rule::Rule;
+
+/// A group of keys, written `[name]` in TOML.
+#[derive(Debug)]
+pub struct Section {
+    pub name: &'static str,
+    /// Sentences for people.
+    pub about: &'static str,
+    pub keys: &'static [Key],
+}
+
+/// One key.
+#[derive(Debug)]
+pub struct Key {
+    /// `section.name`.
+    pub path: &'static str,
+    /// Sentences for people: the effect, and the default where that is worked out at start.
+    pub about: &'static str,
+    pub(super) rule: Rule,
+}
+
+impl Key {
+    /// The part after the dot.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.path.split_once('.').map_or(self.path, |(_, name)| name)
+    }
+
+    /// The environment variable that sets this key: `SHOAL__SECTION__NAME`.
+    #[must_use]
+    pub fn variable(&self) -> String {
+        format!("SHOAL__{}", self.path.replace('.', "__").to_uppercase())
+    }
+
+    /// The value that holds when nobody sets the key; `null` where it is worked out at start.
+    #[must_use]
+    pub fn default_value(&self) -> &'static Value {
+        static DEFAULTS: LazyLock<Value> = LazyLock::new(|| RawConfig::default().to_json());
+        let (section, name) = self.path.split_once('.').unwrap_or((self.path, ""));
+        &DEFAULTS[section][name]
+    }
+}
+
+/// All keys, in the order of the reference file.
+pub fn keys() -> impl Iterator<Item = &'static Key> {
+    SECTIONS.iter().flat_map(|section| section.keys)
+}
+
+/// The key named `path` (`section.name`).
+#[must_use]
+pub fn key(path: &str) -> Option<&'static Key> {
+    keys().find(|key| key.path == path)
+}
+
+/// Turns one list into the raw structs (which parse), their defaults, their documentation and the table [`SECTIONS`].
+macro_rules! sections {
+    ($(
+        $(#[doc = $section_about:literal])+
+        $section:ident: $raw:ident {
+            $( $(#[doc = $about:literal])+ $name:ident: $type:ty = $default:expr, $rule:expr; )+
+        }
+    )+) => {
+        /// Everything that can be set, as written. Only [`super::Config`], which is checked, is used by the node.
+        #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct RawConfig {
+            $( $(#[doc = $section_about])+ pub $section: $raw, )+
+        }
+
+        $(
+            $(#[doc = $section_about])+
+            #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+            #[serde(default, deny_unknown_fields)]
+            pub struct $raw {
+                $( $(#[doc = $about])+ pub $name: $type, )+
+            }
+
+            impl Default for $raw {
+                fn default() -> Self {
+                    Self { $( $name: $default, )+ }
+                }
+            }
+        )+
+
+        /// Every section with its keys.
+        pub static SECTIONS: &[Section] = &[$(
+            Section {
+                name: stringify!($section),
+                about: concat!($($section_about),+),
+                keys: &[$(
+                    Key {
+                        path: concat!(stringify!($section), ".", stringify!($name)),
+                        about: concat!($($about),+),
+                        rule: $rule,
+                    },
+                )+],
+            },
+        )+];
+    };
+}
+
+impl RawConfig {
+    /// As `{section: {name: value}}`.
+    pub(super) fn to_json(&self) -> Value {
+        serde_json::to_value(self).expect("texts, numbers and lists always serialise")
+    }
+}
+
+/// How lines of the log look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line, for machines.
+    Json,
+}
+
+const LOOPBACK: [u8; 4] = [127, 0, 0, 1];
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+const GIB: u64 = 1024 * MIB;
+const HOUR_MS: u64 = 3_600_000;
+
+sections! {
+    /// Who this node is.
+    node: RawNode {
+        /// Name of the shoal. Nodes that carry another name are refused, so that two shoals in one network stay apart.
+        cluster: String = "shoal".to_owned(), Rule::Label { length_min: 1 };
+        /// Name of this node, different from that of every other node.
+        /// Without it, a name is made at the first start and kept in the data directory.
+        id: Option<String> = None, Rule::Label { length_min: 1 };
+        /// Directory for what must outlive the process: the node's name, its generation, revisions of models.
+        /// Made when it is missing; one process at a time may use it.
+        /// Without it: $XDG_STATE_HOME/shoal, else ~/.local/state/shoal, else ./shoal-data.
+        data_dir: Option<PathBuf> = None, Rule::Path { example: "/var/lib/shoal" };
+        /// Rack, room or availability zone, shown to people. Empty = not told.
+        zone: String = String::new(), Rule::Label { length_min: 0 };
+    }
+
+    /// The public door: HTTP for callers.
+    api: RawApi {
+        /// Address on which callers are served. Anyone who reaches it can use the model.
+        listen: SocketAddr = SocketAddr::from((LOOPBACK, 8080)), Rule::Address;
+        /// Address that is told to peers and people.
+        /// Without it: `listen`; where that is `0.0.0.0` or `[::]`, the IP of `peer.advertise` with the port of `listen`.
+        advertise: Option<SocketAddr> = None, Rule::Address;
+        /// Longest body of a request; a longer one is answered 413.
+        body_bytes_max: u64 = 2_000_000, Rule::Whole { min: KIB, max: 256 * MIB };
+        /// Most texts in one call; more are answered 413 or 422, as the caller's dialect has it.
+        inputs_max: u32 = 2048, Rule::Whole { min: 1, max: 65_536 };
+        /// Most connections of callers at one time; further ones wait to be accepted.
+        connections_max: u32 = 1024, Rule::Whole { min: 1, max: 1_000_000 };
+        /// Time within which all headers of a request must have come; then the connection is closed.
+        header_timeout_ms: u32 = 10_000, Rule::Whole { min: 100, max: 600_000 };
+        /// Longest pause between two pieces of a body; then the request is answered 408.
+        body_idle_timeout_ms: u32 = 10_000, Rule::Whole { min: 100, max: 600_000 };
+    }
+
+    /// The door for peers. Its traffic is not encrypted yet, so it may use loopback and private ranges only.
+    peer: RawPeer {
+        /// Address for peers: TCP carries jobs, UDP on the same port carries gossip.
+        listen: SocketAddr = SocketAddr::from((LOOPBACK, 8090)), Rule::Address;
+        /// Address at which peers reach this node. Without it: `listen`. Needed where `listen` is `0.0.0.0` or `[::]`.
+        advertise: Option<SocketAddr> = None, Rule::Address;
+        /// Time to reach a peer before the job goes elsewhere.
+        connect_timeout_ms: u32 = 300, Rule::Whole { min: 10, max: 60_000 };
+        /// Time that a peer has to accept a job that was sent, before the job goes elsewhere.
+        accept_timeout_ms: u32 = 300, Rule::Whole { min: 10, max: 60_000 };
+        /// Pause between two pings on a connection.
+        ping_interval_ms: u32 = 200, Rule::Whole { min: 10, max: 60_000 };
+        /// Time for the answer to a ping; then the connection counts as broken and its jobs go elsewhere.
+        ping_timeout_ms: u32 = 400, Rule::Whole { min: 10, max: 60_000 };
+        /// Longest message between peers. At least 65536 above `api.body_bytes_max`.
+        message_bytes_max: u64 = 16 * MIB, Rule::Whole { min: 128 * KIB, max: GIB };
+    }
+
+    /// How nodes find each other and notice that one is gone.
+    gossip: RawGossip {
+        /// Peers to ask at start; one that is up is enough, and those that are down are tried again.
+        /// Empty = this node waits to be found.
+        seeds: Vec<String> = Vec::new(), Rule::Seeds;
+        /// Pause between two rounds of gossip. Above 100 nodes, use as many milliseconds as there are nodes.
+        interval_ms: u32 = 100, Rule::Whole { min: 20, max: 10_000 };
+        /// Suspicion at which a silent peer counts as dead: lower is faster, and wrong more often.
+        phi_threshold: f64 = 12.0, Rule::Real { min: 1.0, max: 100.0 };
+        /// Time for which a dead node is remembered.
+        dead_grace_s: u32 = 600, Rule::Whole { min: 10, max: 604_800 };
+    }
+
+    /// What is served.
+    model: RawModel {
+        /// Name of a model, or the path of a directory that holds one.
+        name: String = "minilm".to_owned(), Rule::Path { example: "minilm" };
+        /// Directory in which fetched models are kept.
+        /// Without it: $XDG_CACHE_HOME/shoal/models, else ~/.cache/shoal/models, else `models` in the data directory.
+        cache_dir: Option<PathBuf> = None, Rule::Path { example: "/var/cache/shoal/models" };
+    }
+
+    /// What computes.
+    engine: RawEngine {
+        /// `candle` runs the model; `synthetic:DUR[,exp|,burn][,per_batch=DUR]` is a stand-in for trials, such as
+        /// `synthetic:5ms`.
+        spec: String = "candle".to_owned(), Rule::Engine;
+        /// Threads that compute. 0 = as many as this process has cores.
+        threads: u32 = 0, Rule::Whole { min: 0, max: 1024 };
+        /// Most tokens in one batch. A single text that is longer runs alone.
+        batch_tokens_max: u32 = 16_384, Rule::Whole { min: 16, max: 1_048_576 };
+        /// Most texts in one batch.
+        batch_rows_max: u32 = 256, Rule::Whole { min: 1, max: 65_536 };
+        /// A batch takes in no more than what runs in about this time: shorter means fairer, longer means more a second.
+        batch_ms_max: u32 = 50, Rule::Whole { min: 1, max: 10_000 };
+    }
+
+    /// How much work a node holds before it says no.
+    admission: RawAdmission {
+        /// Most jobs held, running and waiting; one more is answered 429 with Retry-After.
+        jobs_max: u32 = 512, Rule::Whole { min: 1, max: 65_536 };
+        /// Most bytes of requests and answers held. At least `api.body_bytes_max`.
+        bytes_max: u64 = 256 * MIB, Rule::Whole { min: MIB, max: 1024 * GIB };
+        /// Time for an answer when the caller names none. At most `deadline_ms_max`.
+        deadline_ms_default: u32 = 30_000, Rule::Whole { min: 1, max: HOUR_MS };
+        /// Longest time that a caller may ask for; more is cut to this.
+        deadline_ms_max: u32 = 300_000, Rule::Whole { min: 1, max: HOUR_MS };
+    }
+
+    /// When a peer is better than this node.
+    routing: RawRouting {
+        /// A peer must finish sooner by at least this much, or the job stays here.
+        margin_ms_min: u32 = 2, Rule::Whole { min: 0, max: 10_000 };
+        /// A peer must finish sooner by at least this part of the own time, or the job stays here.
+        margin_percent: u32 = 10, Rule::Whole { min: 0, max: 1000 };
+        /// Most nodes that one job is given to, one after the other, while nodes refuse it or die.
+        placements_max: u32 = 3, Rule::Whole { min: 1, max: 8 };
+    }
+
+    /// How a node leaves after SIGTERM.
+    drain: RawDrain {
+        /// Time for which new callers are still served after the peers were told. At most `limit_ms`.
+        settle_ms: u32 = 500, Rule::Whole { min: 0, max: 60_000 };
+        /// Time after which the node leaves although work is unfinished.
+        limit_ms: u32 = 30_000, Rule::Whole { min: 0, max: HOUR_MS };
+    }
+
+    /// What is written to standard error.
+    log: RawLog {
+        /// `error`, `warn`, `info`, `debug` or `trace`, or a filter for each part such as `info,shoal::forward=debug`.
+        level: String = "info".to_owned(), Rule::LogFilter;
+        /// `text` for people, `json` for machines.
+        format: LogFormat = LogFormat::Text, Rule::OneOf(&["text", "json"]);
+    }
+}

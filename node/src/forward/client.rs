@@ -1,0 +1,228 @@
+//! Sending jobs to peers.
+//!
+//! Part of `forward`. One HTTP/2 connection a peer, made on demand and shared by all jobs.
+//! Invariants: a connection that broke fails every job on it at once; an answer counts only when it is whole.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http2::{Builder, SendRequest};
+use hyper::header::{CONTENT_TYPE, HeaderMap};
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use prost::Message as _;
+use shoal_core::load::Report;
+use shoal_core::node::Refusal;
+use shoal_core::peers::Word;
+use shoal_core::time::Micros;
+use shoal_engine::Embedding;
+use tokio::net::TcpStream;
+
+use crate::clock::micros;
+use crate::wire::{self, AnswerDecoder, End, Execute};
+
+/// Streams that may be open before the peer's own limit is known. The peer allows more than its admission holds.
+const STREAMS_BEFORE_SETTINGS: usize = 1024;
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+
+/// Bounds of the peer leg.
+#[derive(Clone, Copy, Debug)]
+pub struct ForwardLimits {
+    /// Longest time until a connection stands.
+    pub connect: Duration,
+    /// While jobs are out, a ping goes out this often.
+    pub ping_interval: Duration,
+    /// A ping not answered in this time breaks the connection.
+    pub ping_timeout: Duration,
+    /// Largest message.
+    pub message_bytes_max: usize,
+}
+
+/// Why a forwarded job has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ForwardError {
+    /// Nothing was sent. Safe to try another peer.
+    #[error("no connection: {0}")]
+    Unreachable(String),
+    /// The peer does not take it. Nothing ran; no blame.
+    #[error("refused: {refusal:?}")]
+    Refused { refusal: Refusal, word: Word },
+    /// Sent, then the connection broke. The job may have run once already.
+    #[error("the connection broke: {0}")]
+    Lost(String),
+    /// What came was no answer. The job may have run.
+    #[error("garbled: {0}")]
+    Garbled(String),
+}
+
+/// A whole answer.
+#[derive(Debug)]
+pub struct Reply {
+    pub rows: Vec<Embedding>,
+    pub end: End,
+    pub word: Word,
+}
+
+type Sender = SendRequest<Full<Bytes>>;
+type Slot = Arc<tokio::sync::Mutex<Option<Sender>>>;
+
+/// Connections to all peers.
+#[derive(Clone, Debug)]
+pub struct PeerClient {
+    limits: ForwardLimits,
+    slots: Arc<Mutex<HashMap<SocketAddr, Slot>>>,
+}
+
+impl PeerClient {
+    /// No connection yet.
+    #[must_use]
+    pub fn new(limits: ForwardLimits) -> Self {
+        Self { limits, slots: Arc::default() }
+    }
+
+    /// Forgets connections to addresses that are not among `members`: the table is as large as the shoal.
+    pub fn keep_only(&self, members: &[SocketAddr]) {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.retain(|addr, _| members.contains(addr));
+    }
+
+    /// Sends a job. `on_acknowledged` is called once the peer holds it, before the answer is there.
+    ///
+    /// Dropping the future cancels the job on the peer.
+    ///
+    /// # Errors
+    /// [`ForwardError`], which says whether the job may have run.
+    pub async fn execute(
+        &self,
+        addr: SocketAddr,
+        job: &Execute,
+        on_acknowledged: impl FnOnce(Word) + Send,
+    ) -> Result<Reply, ForwardError> {
+        let rows_max = job.texts.len();
+        let (response, sent) = self.send(addr, wire::EXECUTE_PATH, job.encode_to_vec()).await?;
+        let word = word_of(response.headers(), sent.elapsed());
+        match response.status() {
+            StatusCode::OK => {}
+            StatusCode::SERVICE_UNAVAILABLE => {
+                return Err(match refusal_of(response.headers()) {
+                    Some(refusal) => ForwardError::Refused { refusal, word },
+                    None => ForwardError::Garbled("a refusal without a reason".to_owned()),
+                });
+            }
+            status => return Err(ForwardError::Garbled(format!("status {status}"))),
+        }
+        on_acknowledged(word);
+        let mut decoder = AnswerDecoder::new(rows_max, self.limits.message_bytes_max);
+        let mut body = response.into_body();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|fault| ForwardError::Lost(fault.to_string()))?;
+            if let Some(piece) = frame.data_ref() {
+                decoder.push(piece).map_err(|fault| ForwardError::Garbled(fault.to_string()))?;
+            }
+        }
+        let (rows, end) = decoder.finish().map_err(|fault| ForwardError::Garbled(fault.to_string()))?;
+        let word = Word { report: wire::decode_report(&end.load), rtt: None };
+        Ok(Reply { rows, end, word })
+    }
+
+    /// Asks for a sign of life.
+    ///
+    /// # Errors
+    /// [`ForwardError`] when there is none within the ping limit.
+    pub async fn ping(&self, addr: SocketAddr) -> Result<Word, ForwardError> {
+        let ping = async {
+            let (response, sent) = self.send(addr, wire::PING_PATH, Vec::new()).await?;
+            match response.status() {
+                StatusCode::OK => Ok(word_of(response.headers(), sent.elapsed())),
+                status => Err(ForwardError::Garbled(format!("status {status}"))),
+            }
+        };
+        let silence = |_| Err(ForwardError::Lost("no answer to a ping".to_owned()));
+        tokio::time::timeout(self.limits.ping_timeout, ping).await.unwrap_or_else(silence)
+    }
+
+    async fn send(
+        &self,
+        addr: SocketAddr,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<(Response<hyper::body::Incoming>, Instant), ForwardError> {
+        let mut sender = self.connection(addr).await?;
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(format!("http://{addr}{path}"))
+            .header(CONTENT_TYPE, "application/x-protobuf")
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|fault| ForwardError::Unreachable(fault.to_string()))?;
+        let sent = Instant::now();
+        match sender.send_request(request).await {
+            Ok(response) => Ok((response, sent)),
+            // Hyper gives the request back when the connection was closed before it took it.
+            Err(fault) if fault.is_canceled() => Err(ForwardError::Unreachable(fault.to_string())),
+            Err(fault) => Err(ForwardError::Lost(fault.to_string())),
+        }
+    }
+
+    async fn connection(&self, addr: SocketAddr) -> Result<Sender, ForwardError> {
+        let slot = {
+            let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+            slots.entry(addr).or_default().clone()
+        };
+        // Held while connecting: of many jobs for one peer only the first dials.
+        let mut slot = slot.lock().await;
+        if let Some(sender) = slot.as_ref().filter(|sender| !sender.is_closed()) {
+            return Ok(sender.clone());
+        }
+        *slot = None;
+        let dialled = tokio::time::timeout(self.limits.connect, self.dial(addr)).await;
+        let sender = dialled.map_err(|_| ForwardError::Unreachable("no connection in time".to_owned()))??;
+        *slot = Some(sender.clone());
+        Ok(sender)
+    }
+
+    async fn dial(&self, addr: SocketAddr) -> Result<Sender, ForwardError> {
+        let unreachable = |fault: &dyn std::fmt::Display| ForwardError::Unreachable(fault.to_string());
+        let stream = TcpStream::connect(addr).await.map_err(|fault| unreachable(&fault))?;
+        stream.set_nodelay(true).map_err(|fault| unreachable(&fault))?;
+        let handshake = Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(self.limits.ping_interval)
+            .keep_alive_timeout(self.limits.ping_timeout)
+            .initial_max_send_streams(STREAMS_BEFORE_SETTINGS)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .handshake(TokioIo::new(stream));
+        let (sender, connection) = handshake.await.map_err(|fault| unreachable(&fault))?;
+        tokio::spawn(async move {
+            // Whatever ended it, the jobs on it have heard.
+            if let Err(fault) = connection.await {
+                tracing::debug!(peer = %addr, %fault, "connection to a peer ended");
+            }
+        });
+        Ok(sender)
+    }
+}
+
+fn word_of(headers: &HeaderMap, elapsed: Duration) -> Word {
+    let report: Option<Report> =
+        headers.get(wire::LOAD_HEADER).and_then(|load| load.to_str().ok()).and_then(wire::decode_report);
+    let held = headers.get(wire::HELD_HEADER).and_then(|held| held.to_str().ok()).and_then(|held| held.parse().ok());
+    // Without the peer's own share the measurement says nothing about the way.
+    let rtt = held.map(|held| micros(elapsed) - Micros::new(held));
+    Word { report, rtt }
+}
+
+fn refusal_of(headers: &HeaderMap) -> Option<Refusal> {
+    match headers.get(wire::REFUSAL_HEADER)?.as_bytes() {
+        b"busy" => Some(Refusal::Busy),
+        b"full" => Some(Refusal::Full),
+        b"draining" => Some(Refusal::Draining),
+        b"unable" => Some(Refusal::Unable),
+        _ => None,
+    }
+}

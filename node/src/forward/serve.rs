@@ -1,0 +1,267 @@
+//! Taking jobs from peers.
+//!
+//! Part of `forward`.
+//! Invariants: a job that is not taken costs its sender one round trip and nobody a forward pass; when the sender gives
+//! up (it resets the stream, or its connection breaks) the job's future is dropped and the job with it; the leg allows
+//! more concurrent streams than admission holds, so that a full node can still say that it is full.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::body::{Body, Frame, Incoming};
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use prost::Message as _;
+use shoal_core::load::Report;
+use shoal_core::node::Refusal;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+
+use crate::clock::micros;
+use crate::wire::{self, Execute};
+
+/// An answer that is there within this time goes out together with its acknowledgement, as one write.
+const ACKNOWLEDGE_AFTER: Duration = Duration::from_millis(3);
+/// Connections of peers: two for each node of a very large shoal.
+const CONNECTIONS_MAX: usize = 1024;
+/// How long a body of a peer may take.
+const BODY_LIMIT: Duration = Duration::from_secs(10);
+const HEADER_BYTES_MAX: u32 = 16 << 10;
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// Peers reset streams as a matter of course, whenever a caller leaves; the guard against floods of resets is for the
+/// public door.
+const RESETS_MAX: usize = 16 << 10;
+/// Pause after the system refused a connection for want of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How an accepted job ended: encoded vectors, the end last.
+#[derive(Debug)]
+pub struct Ended(pub Vec<Bytes>);
+
+/// What the node says to a job of a peer, at once.
+pub enum Offered {
+    /// It is held. Dropping `ended` gives it up.
+    Held { load: Report, ended: Pin<Box<dyn Future<Output = Ended> + Send>> },
+    /// It is not.
+    Refused { refusal: Refusal, load: Report },
+    /// It makes no sense: the sender is of another cluster, or contradicts itself.
+    Absurd { message: String },
+}
+
+impl std::fmt::Debug for Offered {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Held { load, .. } => formatter.debug_struct("Held").field("load", load).finish_non_exhaustive(),
+            Self::Refused { refusal, .. } => formatter.debug_tuple("Refused").field(refusal).finish(),
+            Self::Absurd { message } => formatter.debug_tuple("Absurd").field(message).finish(),
+        }
+    }
+}
+
+/// What this needs from the rest of the node.
+pub trait PeerDoor: Clone + Send + Sync + 'static {
+    /// A job of a peer. Decides at once.
+    fn offer(&self, job: Execute) -> Offered;
+    /// This node's load now.
+    fn load(&self) -> Report;
+}
+
+/// Bounds of this side.
+#[derive(Clone, Copy, Debug)]
+pub struct ServeLimits {
+    /// Largest message.
+    pub message_bytes_max: usize,
+    /// Concurrent jobs on one connection; more than admission holds.
+    pub streams_max: u32,
+    /// How long answers may take to get out after the stop.
+    pub stop_limit: Duration,
+}
+
+/// Takes connections of peers until `stop` holds `true` or its sender is gone; then finishes the answers that are on
+/// their way, for at most `stop_limit`.
+pub async fn accept<D: PeerDoor>(listener: TcpListener, limits: ServeLimits, door: D, stop: watch::Receiver<bool>) {
+    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut stopped = stop.clone();
+    loop {
+        let next = async {
+            let permit = Arc::clone(&connections).acquire_owned().await;
+            (permit, listener.accept().await)
+        };
+        let (permit, accepted) = tokio::select! {
+            () = told(&mut stopped) => break,
+            next = next => next,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let (door, stop) = (door.clone(), stop.clone());
+                tokio::spawn(async move {
+                    serve_connection(stream, peer, limits, door, stop).await;
+                    drop(permit);
+                });
+            }
+            Err(fault) => {
+                tracing::warn!(%fault, "a peer's connection could not be taken");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    let all = u32::try_from(CONNECTIONS_MAX).expect("a small number");
+    let _ = tokio::time::timeout(limits.stop_limit, connections.acquire_many(all)).await;
+}
+
+/// Returns once `stop` holds `true` or nobody can set it any more.
+async fn told(stop: &mut watch::Receiver<bool>) {
+    // The guard that is returned must not live across an await: it is not `Send`.
+    let _ = stop.wait_for(|stop| *stop).await.map(|_| ());
+}
+
+async fn serve_connection<D: PeerDoor>(
+    stream: TcpStream,
+    peer: SocketAddr,
+    limits: ServeLimits,
+    door: D,
+    mut stop: watch::Receiver<bool>,
+) {
+    // Without it small answers wait for the acknowledgement of the one before; the connection works either way.
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(|request| {
+        let door = door.clone();
+        async move { Ok::<_, Infallible>(handle(request, limits, door).await) }
+    });
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams_max)
+        .max_header_list_size(HEADER_BYTES_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_pending_accept_reset_streams(RESETS_MAX)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let served = tokio::select! {
+        served = connection.as_mut() => served,
+        () = told(&mut stop) => {
+            // Streams that are open are finished; what the peer opens now it places elsewhere.
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(fault) = served {
+        tracing::debug!(%peer, %fault, "connection of a peer ended");
+    }
+}
+
+async fn handle<D: PeerDoor>(request: Request<Incoming>, limits: ServeLimits, door: D) -> Response<AnswerBody> {
+    let arrived = Instant::now();
+    match (request.method(), request.uri().path()) {
+        (&Method::POST, wire::PING_PATH) => with_load(arrived, StatusCode::OK, &door.load(), AnswerBody::Empty),
+        (&Method::POST, wire::EXECUTE_PATH) => match read(request, limits).await {
+            Ok(job) => execute(arrived, job, &door).await,
+            Err(refused) => refused,
+        },
+        _ => absurd(StatusCode::NOT_FOUND, "unknown path"),
+    }
+}
+
+async fn read(request: Request<Incoming>, limits: ServeLimits) -> Result<Execute, Response<AnswerBody>> {
+    let body = Limited::new(request.into_body(), limits.message_bytes_max).collect();
+    let bytes = match tokio::time::timeout(BODY_LIMIT, body).await {
+        Ok(Ok(collected)) => collected.to_bytes(),
+        Ok(Err(fault)) if fault.is::<LengthLimitError>() => {
+            return Err(absurd(StatusCode::PAYLOAD_TOO_LARGE, "the message is too long"));
+        }
+        Ok(Err(_)) => return Err(absurd(StatusCode::BAD_REQUEST, "the message broke off")),
+        Err(_) => return Err(absurd(StatusCode::REQUEST_TIMEOUT, "the message did not come in time")),
+    };
+    Execute::decode(bytes).map_err(|_| absurd(StatusCode::BAD_REQUEST, "not a job"))
+}
+
+async fn execute<D: PeerDoor>(arrived: Instant, job: Execute, door: &D) -> Response<AnswerBody> {
+    match door.offer(job) {
+        Offered::Absurd { message } => absurd(StatusCode::BAD_REQUEST, &message),
+        Offered::Refused { refusal, load } => {
+            let mut response = with_load(arrived, StatusCode::SERVICE_UNAVAILABLE, &load, AnswerBody::Empty);
+            response.headers_mut().insert(wire::REFUSAL_HEADER, hyper::header::HeaderValue::from_static(name(refusal)));
+            response
+        }
+        Offered::Held { load, mut ended } => {
+            let body = match tokio::time::timeout(ACKNOWLEDGE_AFTER, &mut ended).await {
+                Ok(Ended(parts)) => AnswerBody::Parts(parts.into_iter()),
+                Err(_) => AnswerBody::Waiting(ended),
+            };
+            with_load(arrived, StatusCode::OK, &load, body)
+        }
+    }
+}
+
+fn name(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::Busy => "busy",
+        Refusal::Full => "full",
+        Refusal::Draining => "draining",
+        Refusal::Unable => "unable",
+    }
+}
+
+fn with_load(arrived: Instant, status: StatusCode, load: &Report, body: AnswerBody) -> Response<AnswerBody> {
+    Response::builder()
+        .status(status)
+        .header(wire::LOAD_HEADER, wire::encode_report(load))
+        .header(wire::HELD_HEADER, micros(arrived.elapsed()).get())
+        .body(body)
+        .expect("the headers are digits and points")
+}
+
+fn absurd(status: StatusCode, message: &str) -> Response<AnswerBody> {
+    let mut response = Response::new(AnswerBody::Text(Full::new(Bytes::from(message.to_owned()))));
+    *response.status_mut() = status;
+    response
+}
+
+/// The body of an answer: there already, or still awaited.
+enum AnswerBody {
+    Empty,
+    Text(Full<Bytes>),
+    Waiting(Pin<Box<dyn Future<Output = Ended> + Send>>),
+    Parts(std::vec::IntoIter<Bytes>),
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        use std::task::{Poll, ready};
+        loop {
+            match &mut *self {
+                Self::Empty => return Poll::Ready(None),
+                Self::Text(text) => return Pin::new(text).poll_frame(context),
+                Self::Waiting(ended) => {
+                    let Ended(parts) = ready!(ended.as_mut().poll(context));
+                    *self = Self::Parts(parts.into_iter());
+                }
+                Self::Parts(parts) => return Poll::Ready(parts.next().map(|part| Ok(Frame::data(part)))),
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Text(text) => text.is_end_stream(),
+            Self::Waiting(_) => false,
+            Self::Parts(parts) => parts.len() == 0,
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! The shell around the machine: turns real events into [`Input`]s, and performs the [`Effect`]s.
+//!
+//! For `serve`, which starts it. The only module that knows all adaptors; none of them knows another or the shell.
+//! Invariants: the machine and the table of calls are behind one mutex that is never held across an await; effects are
+//! performed under it because none of them blocks; a poisoned mutex ends the process, the peers take over.
+//! Not here: any decision (`shoal-core`).
+
+mod call;
+mod door;
+mod effects;
+mod peer_door;
+mod view;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use shoal_core::id::{BatchId, BootId, JobId, NodeId, RowRef};
+use shoal_core::lifecycle::{DoorState, EngineState};
+use shoal_core::node::{Effect, Input, Node, RowVerdict, Rules};
+use shoal_core::peers::PeerFacts;
+use shoal_engine::{Card, CostGuess};
+use tokio::sync::watch;
+
+use crate::clock::{Clock, micros, unix_ms};
+use crate::compute::{Compute, ComputeEvent};
+use crate::forward::PeerClient;
+use crate::gossip::{Gossip, GossipEvent, Member};
+use crate::telemetry::{PeerState, Telemetry};
+use call::Call;
+
+/// How often the machine hears that time went by. The shortest limit that it watches is ten times as long.
+const TICK: Duration = Duration::from_millis(25);
+
+/// What this node is and never changes while it runs.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    pub node_id: NodeId,
+    pub boot: BootId,
+    pub cluster: Arc<str>,
+    /// The model that was configured; the loaded one carries the same name.
+    pub model_name: Arc<str>,
+    /// Address of the public door, as others reach it.
+    pub api_addr: Arc<str>,
+    pub version: &'static str,
+    /// Most texts of a job of a peer.
+    pub inputs_max: usize,
+    /// Longest deadline.
+    pub deadline_ms_max: u32,
+}
+
+/// What the process is told to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Serve.
+    Serving,
+    /// Take no new connection.
+    Closing,
+    /// End.
+    Done,
+    /// End with an error: another live node has this node's id.
+    Duplicate { addr: SocketAddr },
+}
+
+/// A running node. Cheap to clone; all clones are the same node.
+#[derive(Clone, Debug)]
+pub struct Shell(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    facts: Facts,
+    clock: Clock,
+    state: Mutex<State>,
+    client: PeerClient,
+    compute: OnceLock<Compute>,
+    gossip: OnceLock<Gossip>,
+    members: ArcSwap<Vec<Member>>,
+    loaded: ArcSwapOption<Loaded>,
+    engine_message: ArcSwap<String>,
+    gossip_runs: std::sync::atomic::AtomicBool,
+    telemetry: Telemetry,
+    phase: watch::Sender<Phase>,
+    runtime: tokio::runtime::Handle,
+}
+
+#[derive(Debug)]
+struct State {
+    node: Node,
+    calls: HashMap<JobId, Call>,
+    jobs: u64,
+    running: Option<(BatchId, Vec<RowRef>)>,
+}
+
+/// The model of this node.
+#[derive(Debug)]
+struct Loaded {
+    card: Card,
+    /// `name@revision/precision`: two nodes with the same key give the same vectors.
+    key: Arc<str>,
+    name: Arc<str>,
+    revision: Arc<str>,
+    at_s: u64,
+}
+
+impl Shell {
+    /// A node that knows nobody and computes nothing yet. Must be called within a tokio runtime.
+    #[must_use]
+    pub fn new(facts: Facts, rules: Rules, seed: u64, client: PeerClient) -> Self {
+        let telemetry = Telemetry::new(facts.version, facts.node_id.as_str());
+        let node = Node::new(facts.boot, rules, seed);
+        let state = State { node, calls: HashMap::new(), jobs: 0, running: None };
+        Self(Arc::new(Inner {
+            facts,
+            clock: Clock::start(),
+            state: Mutex::new(state),
+            client,
+            compute: OnceLock::new(),
+            gossip: OnceLock::new(),
+            members: ArcSwap::default(),
+            loaded: ArcSwapOption::empty(),
+            engine_message: ArcSwap::from_pointee("the model is loading".to_owned()),
+            gossip_runs: std::sync::atomic::AtomicBool::new(false),
+            telemetry,
+            phase: watch::channel(Phase::Serving).0,
+            runtime: tokio::runtime::Handle::current(),
+        }))
+    }
+
+    /// Gives the node its device. Called once.
+    pub fn attach_compute(&self, compute: Compute) {
+        self.0.compute.set(compute).expect("the device is attached once");
+    }
+
+    /// Gives the node its gossip. Called once.
+    pub fn attach_gossip(&self, gossip: Gossip) {
+        self.0.gossip.set(gossip).expect("gossip is attached once");
+        self.drive(Input::Tick);
+    }
+
+    /// Tells the machine the time until the future is dropped.
+    pub async fn tick(&self) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.drive(Input::Tick);
+        }
+    }
+
+    /// The node is to leave; called twice, fast.
+    pub fn leave(&self) {
+        self.drive(Input::Leave);
+    }
+
+    /// What the process is told to do, now and later.
+    #[must_use]
+    pub fn phase(&self) -> watch::Receiver<Phase> {
+        self.0.phase.subscribe()
+    }
+
+    /// Hears the device's thread.
+    pub fn on_compute(&self, event: ComputeEvent) {
+        match event {
+            ComputeEvent::Ready { card, units, took } => {
+                tracing::info!(model = %card.name, revision = %card.revision, stand_in = card.stand_in, ?took, "ready");
+                self.on_loaded(card);
+                self.drive(Input::EngineReady { units, took: micros(took) });
+            }
+            ComputeEvent::LoadFailed { message } => {
+                tracing::error!(%message, "the model did not load; callers are served through peers that have it");
+                self.0.engine_message.store(Arc::new(message));
+                self.drive(Input::EngineFailed);
+            }
+            ComputeEvent::Ran { batch, took, rows } => {
+                let telemetry = &self.0.telemetry;
+                telemetry.batches.inc();
+                telemetry.rows.inc_by(rows.len() as u64);
+                telemetry.batch_rows.observe(rows.len() as f64);
+                telemetry.batch_seconds.observe(took.as_secs_f64());
+                let state = &mut *self.lock();
+                let (_, refs) = state.running.take().expect("a batch ends only after it began");
+                let mut verdicts = Vec::with_capacity(rows.len());
+                for (row, result) in refs.iter().zip(rows) {
+                    verdicts.push(verdict(&result));
+                    if let Some(call) = state.calls.get_mut(&row.job) {
+                        call.on_row(row.row as usize, result);
+                    }
+                }
+                let mut jobs: Vec<JobId> = refs.iter().map(|row| row.job).collect();
+                jobs.dedup();
+                for job in jobs {
+                    if let Some(call) = state.calls.get_mut(&job) {
+                        call.compute_us += micros(took).get();
+                    }
+                }
+                self.drive_locked(state, Input::BatchDone { batch, took: micros(took), rows: verdicts });
+            }
+            ComputeEvent::Failed { batch, message } => {
+                tracing::error!(%message, "a forward pass failed; its rows run one by one");
+                let state = &mut *self.lock();
+                let (_, refs) = state.running.take().expect("a batch ends only after it began");
+                for row in refs {
+                    if let Some(call) = state.calls.get_mut(&row.job) {
+                        call.fault = Some((row.row as usize, message.clone()));
+                    }
+                }
+                self.drive_locked(state, Input::BatchFailed { batch });
+            }
+        }
+    }
+
+    fn on_loaded(&self, card: Card) {
+        let key: Arc<str> = format!("{}@{}/{}", card.name, card.revision, card.precision).into();
+        let (name, revision) = (Arc::from(card.name.as_str()), Arc::from(card.revision.as_str()));
+        self.0.loaded.store(Some(Arc::new(Loaded { card, key: key.clone(), name, revision, at_s: unix_ms() / 1000 })));
+        self.0.engine_message.store(Arc::default());
+        if let Some(gossip) = self.0.gossip.get() {
+            gossip.announce(crate::gossip::key::MODEL, key.to_string());
+        }
+        // Which peers have the same model is known only now.
+        self.tell_membership();
+    }
+
+    /// Hears the gossip thread.
+    pub fn on_gossip(&self, event: GossipEvent) {
+        match event {
+            GossipEvent::Members(members) => self.on_members(members),
+            GossipEvent::Running(runs) => self.0.gossip_runs.store(runs, std::sync::atomic::Ordering::Relaxed),
+            GossipEvent::Duplicate { addr, younger_is_this: true } => {
+                self.0.phase.send_replace(Phase::Duplicate { addr });
+            }
+            GossipEvent::Duplicate { addr, younger_is_this: false } => {
+                tracing::error!(%addr, "another node announces this node's id; the younger one should go");
+            }
+        }
+    }
+
+    fn on_members(&self, members: Vec<Member>) {
+        let before = self.0.members.load_full();
+        let gone = before.iter().filter(|old| members.iter().all(|new| new.id != old.id));
+        self.0.telemetry.keep_peers(gone.map(|member| member.id.to_string()));
+        for member in &members {
+            let old = before.iter().find(|old| old.id == member.id);
+            if old.is_none_or(|old| (old.alive, &old.engine) != (member.alive, &member.engine)) {
+                let Member { id, alive, engine, peer_addr, model, .. } = member;
+                tracing::info!(peer = %id, alive, %engine, %peer_addr, %model, "peer");
+            }
+        }
+        let alive = members.iter().filter(|member| member.alive).count();
+        for (state, count) in [("alive", alive), ("dead", members.len() - alive)] {
+            self.0.telemetry.peers.get_or_create(&PeerState { state }).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        self.0.client.keep_only(&members.iter().map(|member| member.peer_addr).collect::<Vec<_>>());
+        self.0.members.store(Arc::new(members));
+        self.tell_membership();
+    }
+
+    fn tell_membership(&self) {
+        let loaded = self.0.loaded.load_full();
+        let own_name = format!("{}@", self.0.facts.model_name);
+        let serves = |member: &Member| match &loaded {
+            Some(loaded) => *member.model == *loaded.key,
+            // Until this node has the model, the name has to do: it cannot give another vector itself.
+            None => member.model.starts_with(&own_name),
+        };
+        let fact = |member: &Member| PeerFacts {
+            id: member.id.clone(),
+            boot: member.boot,
+            alive: member.alive,
+            accepting: member.engine == "ready",
+            serves: serves(member),
+            load: member.load,
+        };
+        let members = self.0.members.load();
+        self.drive(Input::Membership(members.iter().map(fact).collect()));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(|_| {
+            tracing::error!("the machine broke one of its invariants; the process ends and the peers take over");
+            std::process::abort()
+        })
+    }
+
+    fn drive(&self, input: Input) {
+        self.drive_locked(&mut self.lock(), input);
+    }
+
+    fn drive_locked(&self, state: &mut State, input: Input) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        state.node.step(self.0.clock.now(), input, &mut effects);
+        for effect in &effects {
+            self.perform(state, effect);
+        }
+        effects
+    }
+
+    /// `starting`, `ready`, `draining` or `failed`.
+    fn engine_word(node: &Node) -> &'static str {
+        match (node.door(), node.engine()) {
+            (DoorState::Settling { .. } | DoorState::Closing { .. } | DoorState::Closed, _) => "draining",
+            (DoorState::Open, EngineState::Starting) => "starting",
+            (DoorState::Open, EngineState::Ready) => "ready",
+            (DoorState::Open, EngineState::Failed) => "failed",
+        }
+    }
+
+    fn cost_guess(&self) -> CostGuess {
+        // Until the model is known its limit is not; the peers that will compute have the same one.
+        self.0.loaded.load().as_ref().map_or(CostGuess::PerToken { tokens_max: 512 }, |loaded| loaded.card.cost)
+    }
+}
+
+fn verdict(result: &Result<shoal_engine::Embedding, shoal_engine::RowError>) -> RowVerdict {
+    match result {
+        Ok(_) => RowVerdict::Done,
+        Err(fault) if fault.is_callers_fault() => RowVerdict::Rejected,
+        Err(_) => RowVerdict::Failed,
+    }
+}

@@ -1,0 +1,99 @@
+//! What the machine does not see of a job: its texts, its vectors so far, and who waits for them.
+//!
+//! Part of `shell`.
+//! Invariants: whoever waits hears exactly once; a call that is dropped with nobody told has been left by its caller.
+
+use std::sync::Arc;
+
+use shoal_core::id::Attempt;
+use shoal_core::time::MonoTime;
+use shoal_engine::{Embedding, RowError};
+use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
+
+use crate::forward::Reply;
+use crate::job::{Answer, Failure, Job};
+
+/// One call that is held.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) job: Job,
+    /// `caller` or `peer`.
+    pub(super) source: &'static str,
+    pub(super) arrived: MonoTime,
+    /// When its first row went to the device.
+    pub(super) started: Option<MonoTime>,
+    pub(super) compute_us: u64,
+    pub(super) rows: Vec<Option<Embedding>>,
+    /// The last row that has no vector, and why.
+    pub(super) fault: Option<(usize, String)>,
+    pub(super) forward: Option<(Attempt, AbortHandle)>,
+    pub(super) reply: Option<(Attempt, Reply)>,
+    pub(super) waiter: oneshot::Sender<Result<Answer, Failure>>,
+}
+
+impl Call {
+    pub(super) fn new(
+        job: Job,
+        source: &'static str,
+        arrived: MonoTime,
+        waiter: oneshot::Sender<Result<Answer, Failure>>,
+    ) -> Self {
+        let rows = vec![None; job.texts.len()];
+        let (started, fault, forward, reply) = (None, None, None, None);
+        Self { job, source, arrived, started, compute_us: 0, rows, fault, forward, reply, waiter }
+    }
+
+    /// A row came from the device.
+    pub(super) fn on_row(&mut self, row: usize, result: Result<Embedding, RowError>) {
+        match result {
+            Ok(embedding) => self.rows[row] = Some(embedding),
+            Err(fault) => self.fault = Some((row, fault.to_string())),
+        }
+    }
+
+    /// The vectors that this node computed.
+    pub(super) fn own_answer(&mut self, own: &OwnNode, placements: u8) -> Answer {
+        let rows = std::mem::take(&mut self.rows).into_iter();
+        let rows = rows.map(|row| row.expect("the machine ends a job as done only when each row was")).collect();
+        Answer {
+            rows,
+            served_by: own.node_id.clone(),
+            hops: 0,
+            placements,
+            queue_us: self.started.map_or(0, |started| started.since(self.arrived).get()),
+            compute_us: self.compute_us,
+            model: own.model.clone(),
+            revision: own.revision.clone(),
+        }
+    }
+
+    /// The vectors that a peer computed.
+    pub(super) fn peers_answer(&mut self, own: &OwnNode, peer: Arc<str>, placements: u8) -> Answer {
+        let (_, reply) = self.reply.take().expect("the machine ends a job by a reply only when it heard of it");
+        Answer {
+            rows: reply.rows,
+            served_by: peer,
+            hops: 1,
+            placements,
+            queue_us: reply.end.queue_us,
+            compute_us: reply.end.compute_us,
+            model: own.model.clone(),
+            revision: own.revision.clone(),
+        }
+    }
+
+    /// Which input is to blame, and why.
+    pub(super) fn blame(&mut self) -> (usize, String) {
+        let replied = self.reply.take().map(|(_, reply)| (reply.end.row as usize, reply.end.message));
+        replied.or_else(|| self.fault.take()).unwrap_or_else(|| (0, "no reason was given".to_owned()))
+    }
+}
+
+/// What this node writes on its answers.
+#[derive(Debug)]
+pub(super) struct OwnNode {
+    pub(super) node_id: Arc<str>,
+    pub(super) model: Arc<str>,
+    pub(super) revision: Arc<str>,
+}

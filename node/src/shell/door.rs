@@ -1,0 +1,112 @@
+//! The public door's view of the node: jobs of callers.
+//!
+//! Part of `shell`.
+//! Invariants: a dropped future is a caller that left; its job is taken out everywhere.
+
+use std::sync::Arc;
+
+use shoal_core::id::JobId;
+use shoal_core::node::{Arrival, Effect, Input, Source};
+use shoal_core::time::Micros;
+use tokio::sync::oneshot;
+
+use super::call::Call;
+use super::{Shell, State};
+use crate::job::{Answer, Door, Failure, Job, NodeView};
+use crate::telemetry::{Route, RouteCode, SourceOutcome};
+
+/// Dimensions assumed for the size of an answer while the model is not loaded.
+const DIMENSIONS_UNKNOWN: usize = 1024;
+
+impl Shell {
+    /// Gives a job to the machine. Returns its number, who to wait for, and what the machine said at once.
+    pub(super) fn arrive(
+        &self,
+        state: &mut State,
+        job: Job,
+        source: Source,
+    ) -> (Waiting, oneshot::Receiver<Result<Answer, Failure>>, Vec<Effect>) {
+        let now = self.0.clock.now();
+        let guess = self.cost_guess();
+        let dimensions = self.0.loaded.load().as_ref().map_or(DIMENSIONS_UNKNOWN, |card| card.card.dimensions as usize);
+        let units: Arc<[u32]> = job.texts.iter().map(|text| guess.units(text)).collect();
+        let bytes = (job.bytes() + job.texts.len() * dimensions * 4) as u64;
+        let deadline = now + Micros::from_ms(u64::from(job.deadline_ms));
+        state.jobs += 1;
+        let id = JobId(state.jobs);
+        let (waiter, waiting) = oneshot::channel();
+        let name = match source {
+            Source::Caller => "caller",
+            Source::Peer { .. } => "peer",
+        };
+        state.calls.insert(id, Call::new(job, name, now, waiter));
+        let arrival = Arrival { job: id, source, units, bytes, deadline };
+        let effects = self.drive_locked(state, Input::Arrived(arrival));
+        (Waiting { shell: self.clone(), job: Some(id), source: name }, waiting, effects)
+    }
+}
+
+/// Whoever waits for a job. Dropped early, the job is left.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    shell: Shell,
+    job: Option<JobId>,
+    source: &'static str,
+}
+
+impl Waiting {
+    /// The job ended.
+    pub(super) fn done(mut self) {
+        self.job = None;
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let Some(job) = self.job else { return };
+        let state = &mut *self.shell.lock();
+        // It may have ended in the same moment.
+        if state.calls.contains_key(&job) {
+            self.shell.drive_locked(state, Input::Left { job });
+            state.calls.remove(&job);
+            self.shell.0.telemetry.jobs.get_or_create(&SourceOutcome { source: self.source, outcome: "left" }).inc();
+        }
+    }
+}
+
+impl Door for Shell {
+    async fn place(&self, job: Job) -> Result<Answer, Failure> {
+        let (waiting, answer) = {
+            let (waiting, answer, _) = self.arrive(&mut self.lock(), job, Source::Caller);
+            (waiting, answer)
+        };
+        let answer = answer.await;
+        waiting.done();
+        answer.expect("the machine ends every job that is not left")
+    }
+
+    fn view(&self) -> NodeView {
+        self.node_view()
+    }
+
+    fn metrics(&self) -> String {
+        let gauges = self.lock().node.gauges(self.0.clock.now());
+        let telemetry = &self.0.telemetry;
+        telemetry.jobs_held.set(gauges.jobs.into());
+        telemetry.forwards_in_flight.set(gauges.forwards.into());
+        telemetry.queue_rows.set(i64::try_from(gauges.queue_rows).unwrap_or(i64::MAX));
+        telemetry.bytes_in_flight.set(i64::try_from(gauges.bytes).unwrap_or(i64::MAX));
+        telemetry.wait_seconds.set(gauges.wait.get() as f64 / 1e6);
+        telemetry.text()
+    }
+
+    fn observe(&self, route: &'static str, status: u16, seconds: f64) {
+        let telemetry = &self.0.telemetry;
+        telemetry.http_requests.get_or_create(&RouteCode { route, code: status }).inc();
+        telemetry.http_request_seconds.get_or_create(&Route { route }).observe(seconds);
+    }
+
+    fn draining(&self) -> bool {
+        self.lock().node.door().draining()
+    }
+}

@@ -1,0 +1,251 @@
+//! What the machine asks for, done.
+//!
+//! Part of `shell`.
+//! Invariants: nothing here blocks; a job that was sent away always gives the machine one word about that placement,
+//! unless the machine itself abandoned it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use shoal_core::id::{Attempt, JobId, NodeId};
+use shoal_core::node::{Effect, EngineFault, Input, Outcome, Placed, Refusal, Verdict};
+use shoal_core::time::Micros;
+
+use super::call::{Call, OwnNode};
+use super::{Phase, Shell, State};
+use crate::compute::Row;
+use crate::forward::{ForwardError, Reply};
+use crate::gossip::key;
+use crate::job::{Answer, Failure};
+use crate::telemetry::{PeerLabel, PeerOutcome, SourceOutcome, Target};
+use crate::wire::{self, Execute, verdict};
+
+impl Shell {
+    pub(super) fn perform(&self, state: &mut State, effect: &Effect) {
+        match effect {
+            Effect::Run { batch, rows } => {
+                let now = self.0.clock.now();
+                let row = |row: &shoal_core::id::RowRef| {
+                    let call = state.calls.get_mut(&row.job).expect("the machine runs only rows of held jobs");
+                    if call.started.is_none() {
+                        call.started = Some(now);
+                        self.count_placement("here");
+                    }
+                    Row { texts: Arc::clone(&call.job.texts), index: row.row as usize, options: call.job.options }
+                };
+                let inputs = rows.iter().map(row).collect();
+                state.running = Some((*batch, rows.clone()));
+                self.0.compute.get().expect("only an attached device is ready").run(*batch, inputs);
+            }
+            Effect::Forward { job, attempt, peer, bound, remaining } => {
+                self.count_placement("peer");
+                let call = state.calls.get_mut(job).expect("the machine forwards only held jobs");
+                call.started = None;
+                let message = self.message(call, peer, *bound, *remaining);
+                let task = self.0.runtime.spawn(self.clone().forward(*job, *attempt, peer.clone(), message));
+                call.forward = Some((*attempt, task.abort_handle()));
+            }
+            Effect::Abandon { job, attempt } => {
+                let Some(call) = state.calls.get_mut(job) else { return };
+                if let Some((_, task)) = call.forward.take_if(|(sent, _)| sent == attempt) {
+                    task.abort();
+                }
+            }
+            // The offer that this answers looks for it itself.
+            Effect::Acknowledge { .. } => {}
+            Effect::Finish { job, outcome, placements } => self.finish(state, *job, outcome, *placements),
+            Effect::Ping { peer } => {
+                self.0.runtime.spawn(self.clone().ping(peer.clone()));
+            }
+            Effect::Publish { report } => {
+                let Some(gossip) = self.0.gossip.get() else { return };
+                gossip.announce(key::LOAD, wire::encode_report(report));
+                gossip.announce(key::ENGINE, Self::engine_word(&state.node).to_owned());
+            }
+            Effect::StopAccepting => drop(self.0.phase.send_replace(Phase::Closing)),
+            Effect::Exit => drop(self.0.phase.send_replace(Phase::Done)),
+        }
+    }
+
+    fn count_placement(&self, target: &'static str) {
+        self.0.telemetry.placements.get_or_create(&Target { target }).inc();
+    }
+
+    fn message(&self, call: &Call, peer: &NodeId, bound: Option<Micros>, remaining: Micros) -> Execute {
+        let model = match self.0.loaded.load().as_ref() {
+            Some(loaded) => loaded.key.to_string(),
+            // This node has no model of its own to compare with: the peer is asked for what it announced.
+            None => {
+                let members = self.0.members.load();
+                members.iter().find(|member| member.id == *peer).map_or_else(String::new, |member| member.model.clone())
+            }
+        };
+        Execute {
+            request_id: call.job.request_id.to_string(),
+            traceparent: call.job.traceparent.as_deref().unwrap_or_default().to_owned(),
+            model,
+            texts: call.job.texts.iter().map(|text| text.to_string()).collect(),
+            truncation: wire::truncation_number(call.job.options.truncation),
+            normalize: call.job.options.normalize,
+            dimensions: call.job.options.dimensions,
+            remaining_ms: remaining.to_ms_ceil(),
+            bound_us: bound.map(Micros::get),
+            origin: self.0.facts.node_id.to_string(),
+            cluster: self.0.facts.cluster.to_string(),
+        }
+    }
+
+    async fn forward(self, job: JobId, attempt: Attempt, peer: NodeId, message: Execute) {
+        let label = PeerLabel { peer: peer.to_string() };
+        self.0.telemetry.offers.get_or_create(&label).inc();
+        let addr = self.0.members.load().iter().find(|member| member.id == peer).map(|member| member.peer_addr);
+        let result = match addr {
+            Some(addr) => {
+                let acknowledged = |word| self.drive(Input::Accepted { job, attempt, peer: peer.clone(), word });
+                let counted = AbandonCount { shell: &self, peer: &peer, armed: true };
+                let result = self.0.client.execute(addr, &message, acknowledged).await;
+                counted.disarm();
+                result
+            }
+            None => Err(ForwardError::Unreachable("the peer left the shoal".to_owned())),
+        };
+        let outcome = match result {
+            Ok(reply) => self.on_reply(job, attempt, peer.clone(), reply),
+            Err(ForwardError::Refused { refusal, word }) => {
+                self.drive(Input::Refused { job, attempt, peer: peer.clone(), word, refusal });
+                match refusal {
+                    Refusal::Busy => "busy",
+                    Refusal::Full => "full",
+                    Refusal::Draining => "draining",
+                    Refusal::Unable => "unable",
+                }
+            }
+            Err(fault) => {
+                tracing::debug!(%peer, %fault, request = %message.request_id, "a forward broke");
+                self.drive(Input::Broke { job, attempt, peer: peer.clone() });
+                match fault {
+                    ForwardError::Unreachable(_) => "unreachable",
+                    ForwardError::Garbled(_) => "garbled",
+                    ForwardError::Lost(_) | ForwardError::Refused { .. } => "lost",
+                }
+            }
+        };
+        self.count_forward(&peer, outcome);
+    }
+
+    fn count_forward(&self, peer: &NodeId, outcome: &'static str) {
+        self.0.telemetry.forwards.get_or_create(&PeerOutcome { peer: peer.to_string(), outcome }).inc();
+    }
+
+    fn on_reply(&self, job: JobId, attempt: Attempt, peer: NodeId, reply: Reply) -> &'static str {
+        let (verdict, outcome) = match reply.end.verdict {
+            verdict::DONE => (Verdict::Done, "ok"),
+            verdict::REJECTED => (Verdict::Rejected, "rejected"),
+            verdict::EXPIRED => (Verdict::Expired, "expired"),
+            // A verdict of a later version is a failure that this version does not know.
+            _ => (Verdict::Failed, "failed"),
+        };
+        let word = reply.word;
+        let state = &mut *self.lock();
+        match state.calls.get_mut(&job) {
+            Some(call) => call.reply = Some((attempt, reply)),
+            None => drop(self.0.telemetry.late_answers.inc()),
+        }
+        self.drive_locked(state, Input::Answered { job, attempt, peer, word, verdict });
+        outcome
+    }
+
+    async fn ping(self, peer: NodeId) {
+        let addr = self.0.members.load().iter().find(|member| member.id == peer).map(|member| member.peer_addr);
+        let answer = match addr {
+            Some(addr) => self.0.client.ping(addr).await,
+            None => Err(ForwardError::Unreachable("the peer left the shoal".to_owned())),
+        };
+        match answer {
+            Ok(word) => self.drive(Input::Heard { peer, word }),
+            Err(fault) => {
+                tracing::debug!(%peer, %fault, "a ping was not answered");
+                self.drive(Input::PingFailed { peer });
+            }
+        }
+    }
+
+    fn finish(&self, state: &mut State, job: JobId, outcome: &Outcome, placements: u8) {
+        let call = state.calls.remove(&job).expect("the machine ends only held jobs");
+        let (word, waiter, result) = self.result(call, outcome, placements);
+        self.0.telemetry.jobs.get_or_create(&word).inc();
+        // Whoever waited may have left in this moment.
+        let _ = waiter.send(result);
+    }
+
+    fn result(
+        &self,
+        mut call: Call,
+        outcome: &Outcome,
+        placements: u8,
+    ) -> (SourceOutcome, tokio::sync::oneshot::Sender<Result<Answer, Failure>>, Result<Answer, Failure>) {
+        let own = self.own_node();
+        let (outcome, result) = match outcome {
+            Outcome::Done { placed: Placed::Here } => ("ok", Ok(call.own_answer(&own, placements))),
+            Outcome::Done { placed: Placed::Away(peer, _) } => {
+                ("ok", Ok(call.peers_answer(&own, peer.shared(), placements)))
+            }
+            Outcome::Rejected { .. } => {
+                let (index, message) = call.blame();
+                ("rejected", Err(Failure::Input { index, message }))
+            }
+            Outcome::EngineFailed(EngineFault::Everywhere | EngineFault::OnlyHere) => {
+                let (index, message) = call.blame();
+                ("failed", Err(Failure::Engine { message: format!("input {index}: {message}") }))
+            }
+            Outcome::Overloaded { retry_after } => {
+                ("overloaded", Err(Failure::Overloaded { retry_after_ms: retry_after.to_ms_ceil() }))
+            }
+            Outcome::Unavailable { retry_after } => {
+                let message = self.0.engine_message.load().to_string();
+                let message = if message.is_empty() { "no peer took the request".to_owned() } else { message };
+                ("unavailable", Err(Failure::Unavailable { message, retry_after_ms: retry_after.to_ms_ceil() }))
+            }
+            Outcome::Expired => ("expired", Err(Failure::Expired)),
+            Outcome::Refused(_) => ("refused", Err(Failure::Overloaded { retry_after_ms: 0 })),
+        };
+        (SourceOutcome { source: call.source, outcome }, call.waiter, result)
+    }
+
+    fn own_node(&self) -> OwnNode {
+        let facts = &self.0.facts;
+        let revision = self.0.loaded.load().as_ref().map(|loaded| loaded.revision.clone());
+        OwnNode {
+            node_id: facts.node_id.shared(),
+            model: facts.model_name.clone(),
+            revision: revision.unwrap_or_default(),
+        }
+    }
+
+    /// Whether the gossip loop runs.
+    #[must_use]
+    pub fn gossip_runs(&self) -> bool {
+        self.0.gossip_runs.load(Ordering::Relaxed)
+    }
+}
+
+/// Counts a forward whose task was aborted: the machine abandoned it.
+struct AbandonCount<'a> {
+    shell: &'a Shell,
+    peer: &'a NodeId,
+    armed: bool,
+}
+
+impl AbandonCount<'_> {
+    fn disarm(mut self) {
+        self.armed = false;
+    }
+}
+
+impl Drop for AbandonCount<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            self.shell.count_forward(self.peer, "abandoned");
+        }
+    }
+}

@@ -1,0 +1,386 @@
+//! What peers say to each other: messages, and the short text form of a load report.
+//!
+//! For `forward` (both ends of the peer leg) and `gossip` (which carries the same report).
+//! Invariants: unknown protobuf fields are ignored and no field is ever renumbered, so that versions N and N+1 work side
+//! by side; everything that a peer says is checked here before anybody acts on it.
+//! Not here: connections, status codes (`forward`).
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use prost::Message as _;
+use shoal_core::cost::Cost;
+use shoal_core::id::BootId;
+use shoal_core::load::Report;
+use shoal_core::time::Micros;
+use shoal_engine::{EmbedOptions, Embedding, Truncation};
+
+/// Path of a job.
+pub const EXECUTE_PATH: &str = "/shoal.v1/execute";
+/// Path of a sign of life.
+pub const PING_PATH: &str = "/shoal.v1/ping";
+/// Response header: [`encode_report`] of the peer's load.
+pub const LOAD_HEADER: &str = "x-shoal-load";
+/// Response header: microseconds between the arrival of the request and these headers.
+pub const HELD_HEADER: &str = "x-shoal-held-us";
+/// Response header of a job that is not taken: `busy`, `full`, `draining` or `unable`.
+pub const REFUSAL_HEADER: &str = "x-shoal-refusal";
+/// Bytes of vectors in one message of an answer. Small enough that a ping between two of them is soon through.
+const CHUNK_BYTES: usize = 256 * 1024;
+
+/// A job handed to a peer.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Execute {
+    /// `x-request-id` of the caller's call.
+    #[prost(string, tag = "1")]
+    pub request_id: String,
+    /// W3C trace context; empty when there is none.
+    #[prost(string, tag = "2")]
+    pub traceparent: String,
+    /// `name@revision/precision` that has to answer.
+    #[prost(string, tag = "3")]
+    pub model: String,
+    /// The texts.
+    #[prost(string, repeated, tag = "4")]
+    pub texts: Vec<String>,
+    /// 0 = keep the first tokens, 1 = keep the last, 2 = refuse what is too long.
+    #[prost(uint32, tag = "5")]
+    pub truncation: u32,
+    /// Scale to length 1; absent = as the model says.
+    #[prost(bool, optional, tag = "6")]
+    pub normalize: Option<bool>,
+    /// Dimensions to keep; absent = all.
+    #[prost(uint32, optional, tag = "7")]
+    pub dimensions: Option<u32>,
+    /// Milliseconds that the caller still gives.
+    #[prost(uint32, tag = "8")]
+    pub remaining_ms: u32,
+    /// The sender's own completion in microseconds: refuse as busy when it would be later; absent = take it if you can.
+    #[prost(uint64, optional, tag = "9")]
+    pub bound_us: Option<u64>,
+    /// Node id of the sender.
+    #[prost(string, tag = "10")]
+    pub origin: String,
+    /// Cluster of the sender.
+    #[prost(string, tag = "11")]
+    pub cluster: String,
+}
+
+/// One message of the answer to [`Execute`]: some vectors, or the end.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct AnswerPart {
+    /// Vectors of some rows, in order.
+    #[prost(message, optional, tag = "1")]
+    pub rows: Option<Rows>,
+    /// The last message.
+    #[prost(message, optional, tag = "2")]
+    pub end: Option<End>,
+}
+
+/// Vectors of consecutive rows.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Rows {
+    /// Values of each vector.
+    #[prost(uint32, tag = "1")]
+    pub dimensions: u32,
+    /// Little-endian f32, row after row.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub values: Bytes,
+    /// Tokens of each row.
+    #[prost(uint32, repeated, tag = "3")]
+    pub tokens: Vec<u32>,
+}
+
+/// How a job ended.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct End {
+    /// 0 = done, 1 = the caller has to change the request, 2 = the model failed, 3 = the deadline passed.
+    #[prost(uint32, tag = "1")]
+    pub verdict: u32,
+    /// For people, when it is not done.
+    #[prost(string, tag = "2")]
+    pub message: String,
+    /// Which row is to be changed, when one is.
+    #[prost(uint32, tag = "3")]
+    pub row: u32,
+    /// Microseconds until the first row ran.
+    #[prost(uint64, tag = "4")]
+    pub queue_us: u64,
+    /// Microseconds of its forward passes.
+    #[prost(uint64, tag = "5")]
+    pub compute_us: u64,
+    /// [`encode_report`] at the end.
+    #[prost(string, tag = "6")]
+    pub load: String,
+}
+
+/// Verdicts of [`End`].
+pub mod verdict {
+    /// All vectors are there.
+    pub const DONE: u32 = 0;
+    /// The caller has to change the request.
+    pub const REJECTED: u32 = 1;
+    /// The model failed.
+    pub const FAILED: u32 = 2;
+    /// The deadline passed.
+    pub const EXPIRED: u32 = 3;
+}
+
+/// Why bytes of a peer are no message.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// Not the protobuf that was expected.
+    #[error("not a message: {0}")]
+    Decode(String),
+    /// A message that contradicts itself.
+    #[error("a message that contradicts itself: {0}")]
+    Inconsistent(&'static str),
+    /// A message longer than the limit.
+    #[error("a message of {bytes} bytes, more than {bytes_max}")]
+    TooLong { bytes: u64, bytes_max: usize },
+}
+
+impl Execute {
+    /// The caller's options.
+    ///
+    /// # Errors
+    /// [`WireError::Inconsistent`] for a truncation that this version does not know.
+    pub fn options(&self) -> Result<EmbedOptions, WireError> {
+        let truncation = match self.truncation {
+            0 => Truncation::Right,
+            1 => Truncation::Left,
+            2 => Truncation::Refuse,
+            _ => return Err(WireError::Inconsistent("unknown truncation")),
+        };
+        Ok(EmbedOptions { truncation, normalize: self.normalize, dimensions: self.dimensions })
+    }
+}
+
+/// The number of `truncation` in [`Execute::truncation`].
+#[must_use]
+pub fn truncation_number(truncation: Truncation) -> u32 {
+    match truncation {
+        Truncation::Right => 0,
+        Truncation::Left => 1,
+        Truncation::Refuse => 2,
+    }
+}
+
+/// `rows` as length-delimited [`AnswerPart`]s of bounded size, `end` last.
+#[must_use]
+pub fn encode_answer(rows: &[Embedding], end: End) -> Vec<Bytes> {
+    let dimensions = rows.first().map_or(0, |row| row.values.len());
+    let rows_a_chunk = (CHUNK_BYTES / (dimensions * 4).max(1)).max(1);
+    let mut parts: Vec<Bytes> = rows.chunks(rows_a_chunk).map(|rows| encode_rows(rows, dimensions)).collect();
+    let last = delimited(&AnswerPart { rows: None, end: Some(end) });
+    // A short answer is one frame on the wire: the end rides behind the only chunk.
+    match parts.as_mut_slice() {
+        [only] => {
+            let mut joined = BytesMut::with_capacity(only.len() + last.len());
+            joined.extend_from_slice(only);
+            joined.extend_from_slice(&last);
+            *only = joined.freeze();
+        }
+        _ => parts.push(last),
+    }
+    parts
+}
+
+fn encode_rows(rows: &[Embedding], dimensions: usize) -> Bytes {
+    let mut values = Vec::with_capacity(rows.len() * dimensions * 4);
+    for value in rows.iter().flat_map(|row| &row.values) {
+        values.extend_from_slice(&value.to_le_bytes());
+    }
+    let tokens = rows.iter().map(|row| row.tokens).collect();
+    let dimensions = u32::try_from(dimensions).expect("a vector has fewer than 2^32 values");
+    delimited(&AnswerPart { rows: Some(Rows { dimensions, values: values.into(), tokens }), end: None })
+}
+
+fn delimited(part: &AnswerPart) -> Bytes {
+    part.encode_length_delimited_to_vec().into()
+}
+
+/// Puts together an answer that comes in pieces.
+#[derive(Debug)]
+pub struct AnswerDecoder {
+    buffer: BytesMut,
+    rows: Vec<Embedding>,
+    end: Option<End>,
+    bytes_max: usize,
+    rows_max: usize,
+}
+
+impl AnswerDecoder {
+    /// For an answer of `rows_max` rows whose messages have at most `bytes_max` bytes.
+    #[must_use]
+    pub fn new(rows_max: usize, bytes_max: usize) -> Self {
+        Self { buffer: BytesMut::new(), rows: Vec::new(), end: None, bytes_max, rows_max }
+    }
+
+    /// Takes the next piece.
+    ///
+    /// # Errors
+    /// [`WireError`]: the answer is garbled and nothing of it counts.
+    pub fn push(&mut self, piece: &[u8]) -> Result<(), WireError> {
+        self.buffer.extend_from_slice(piece);
+        while let Some(message) = self.next_message()? {
+            let part = AnswerPart::decode(message).map_err(|fault| WireError::Decode(fault.to_string()))?;
+            if self.end.is_some() {
+                return Err(WireError::Inconsistent("a message after the end"));
+            }
+            if let Some(rows) = part.rows {
+                self.take_rows(&rows)?;
+            }
+            self.end = part.end;
+        }
+        Ok(())
+    }
+
+    fn next_message(&mut self) -> Result<Option<Bytes>, WireError> {
+        let mut peek = &self.buffer[..];
+        let before = peek.len();
+        let length = match prost::decode_length_delimiter(&mut peek) {
+            Ok(length) => length,
+            // A delimiter has at most ten bytes; fewer may be the start of one.
+            Err(_) if before < 10 => return Ok(None),
+            Err(fault) => return Err(WireError::Decode(fault.to_string())),
+        };
+        if self.bytes_max < length {
+            return Err(WireError::TooLong { bytes: length as u64, bytes_max: self.bytes_max });
+        }
+        let delimiter = before - peek.len();
+        if self.buffer.len() < delimiter + length {
+            return Ok(None);
+        }
+        self.buffer.advance(delimiter);
+        Ok(Some(self.buffer.split_to(length).freeze()))
+    }
+
+    fn take_rows(&mut self, rows: &Rows) -> Result<(), WireError> {
+        let width = rows.dimensions as usize * 4;
+        if width == 0 || rows.values.len() != width.saturating_mul(rows.tokens.len()) {
+            return Err(WireError::Inconsistent("the values do not fit the dimensions"));
+        }
+        if self.rows_max < self.rows.len() + rows.tokens.len() {
+            return Err(WireError::Inconsistent("more rows than were asked for"));
+        }
+        for (bytes, &tokens) in rows.values.chunks_exact(width).zip(&rows.tokens) {
+            let values: Vec<f32> = bytes
+                .chunks_exact(4)
+                .map(|value| f32::from_le_bytes(value.try_into().expect("chunks of four bytes")))
+                .collect();
+            if !values.iter().all(|value| value.is_finite()) {
+                return Err(WireError::Inconsistent("a value that is not finite"));
+            }
+            self.rows.push(Embedding { values, tokens });
+        }
+        Ok(())
+    }
+
+    /// The whole answer, once its last piece was pushed.
+    ///
+    /// # Errors
+    /// [`WireError::Inconsistent`] when the end is missing, or rows are missing from an answer that says it is done.
+    pub fn finish(self) -> Result<(Vec<Embedding>, End), WireError> {
+        let end = self.end.ok_or(WireError::Inconsistent("the answer has no end"))?;
+        if end.verdict == verdict::DONE && self.rows.len() != self.rows_max {
+            return Err(WireError::Inconsistent("fewer rows than were asked for"));
+        }
+        Ok((self.rows, end))
+    }
+}
+
+/// `report` as text: six decimal numbers with points between, for a header and for gossip.
+#[must_use]
+pub fn encode_report(report: &Report) -> String {
+    let Report { boot, seq, wait, cost, accepting } = report;
+    let (fixed, per_unit) = (cost.fixed.get(), cost.per_unit_ns);
+    format!("{}.{seq}.{}.{fixed}.{per_unit}.{}", boot.0, wait.get(), u8::from(*accepting))
+}
+
+/// The report that [`encode_report`] wrote; further numbers, of a later version, are ignored. `None` for anything else.
+#[must_use]
+pub fn decode_report(text: &str) -> Option<Report> {
+    let mut numbers = text.split('.').map(|number| number.parse::<u64>().ok());
+    let mut next = || numbers.next().flatten();
+    Some(Report {
+        boot: BootId(next()?),
+        seq: next()?,
+        wait: Micros::new(next()?),
+        cost: Cost { fixed: Micros::new(next()?), per_unit_ns: next()? },
+        accepting: next()? == 1,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(count: usize, dimensions: usize) -> Vec<Embedding> {
+        let row = |index: usize| Embedding {
+            values: (0..dimensions).map(|value| (index * dimensions + value) as f32).collect(),
+            tokens: 3,
+        };
+        (0..count).map(row).collect()
+    }
+
+    fn decode(parts: &[Bytes], rows_max: usize, piece: usize) -> Result<(Vec<Embedding>, End), WireError> {
+        let mut decoder = AnswerDecoder::new(rows_max, 1 << 20);
+        let whole: Vec<u8> = parts.iter().flatten().copied().collect();
+        for piece in whole.chunks(piece) {
+            decoder.push(piece)?;
+        }
+        decoder.finish()
+    }
+
+    #[test]
+    fn an_answer_survives_being_cut_anywhere() {
+        let end = End { queue_us: 7, load: "1.2.3.4.5.1".to_owned(), ..End::default() };
+        for (count, dimensions) in [(1, 3), (3, 384), (700, 384)] {
+            let rows = rows(count, dimensions);
+            let parts = encode_answer(&rows, end.clone());
+            for piece in [1, 2, 7, 4096, usize::MAX] {
+                assert_eq!(decode(&parts, count, piece), Ok((rows.clone(), end.clone())), "{count} rows by {piece}");
+            }
+        }
+        assert_eq!(encode_answer(&rows(2, 384), end.clone()).len(), 1, "a short answer is one frame");
+        assert!(3 < encode_answer(&rows(2048, 384), end).len(), "a long one is cut");
+    }
+
+    #[test]
+    fn an_answer_that_lies_is_refused_whole() {
+        let end = End::default;
+        let good = encode_answer(&rows(2, 4), end());
+        let nan = vec![Embedding { values: vec![f32::NAN], tokens: 1 }];
+        let long = vec![Bytes::from(vec![0xFF, 0xFF, 0xFF, 0x7F])];
+        let odd = Rows { dimensions: 3, values: Bytes::from_static(&[0; 13]), tokens: vec![1] };
+        let odd = vec![delimited(&AnswerPart { rows: Some(odd), end: Some(end()) })];
+        for (name, parts, rows_max) in [
+            ("too many rows", good.clone(), 1),
+            ("too few rows", good.clone(), 3),
+            ("no end", vec![good[0].slice(0..10)], 2),
+            ("not finite", encode_answer(&nan, end()), 1),
+            ("a message of 256 MB", long, 1),
+            ("values that do not fit", odd, 1),
+            ("two ends", [good.clone(), good].concat(), 4),
+            ("noise", vec![Bytes::from_static(&[3, 0xFF, 0xFF, 0xFF, 0xFF])], 1),
+        ] {
+            assert!(decode(&parts, rows_max, 5).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_report_survives_and_a_later_versions_additions_are_ignored() {
+        let report = Report {
+            boot: BootId(u64::MAX),
+            seq: 1,
+            wait: Micros::new(2),
+            cost: Cost { fixed: Micros::new(3), per_unit_ns: 4 },
+            accepting: true,
+        };
+        let text = encode_report(&report);
+        assert_eq!(decode_report(&text), Some(report));
+        assert_eq!(decode_report(&format!("{text}.99.x")), Some(report));
+        for text in ["", "1.2.3", "1.2.3.4.5", "1.2.-3.4.5.1", "a.b.c.d.e.f", "99999999999999999999.1.1.1.1.1"] {
+            assert_eq!(decode_report(text), None, "{text:?}");
+        }
+    }
+}
