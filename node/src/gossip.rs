@@ -1,12 +1,12 @@
-//! Membership by gossip: chitchat on a thread and runtime of its own, so that neither inference nor a flood at the public
-//! door can starve it.
+//! Membership by gossip: chitchat on a thread and runtime of its own, so that neither inference nor a flood at the
+//! public door can starve it.
 //!
 //! For `shell`, which hears [`GossipEvent`]s and says what this node announces. Nobody else touches chitchat's lock.
 //! Invariants: the gossip loop is supervised: when it ends it starts again with a larger generation; of several
 //! incarnations of one node id only one is a member: a live one before a dead one, then the newest; what does not parse
 //! is no member.
-//! Not here: what to make of members (`shoal-core`). Datagrams are plain for now: chitchat has no authentication, so the
-//! port belongs on a private network; a sealed transport will take the place of [`UdpTransport`] in `run_once`.
+//! Not here: what to make of members (`shoal-core`). Datagrams are plain for now: chitchat has no authentication, so
+//! the port belongs on a private network; a sealed transport will take the place of [`UdpTransport`] in `run_once`.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};

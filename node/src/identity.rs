@@ -1,8 +1,8 @@
 //! Who this node is, across restarts: its id, its generation, and the lock on its data directory.
 //!
 //! For `serve`.
-//! Invariants: one process a data directory; a later run of a node has a larger generation, also after the wall clock was
-//! set back. A directory that cannot be written is a warning: then the clock alone decides.
+//! Invariants: one process a data directory; a later run of a node has a larger generation, also after the wall clock
+//! was set back. A directory that cannot be written is a warning: then the clock alone decides.
 
 use std::fs::{self, File, TryLockError};
 use std::io::Write as _;

@@ -131,7 +131,7 @@ pub trait Door: Clone + Send + Sync + 'static {
     fn model(&self) -> Option<ModelView> {
         self.view().model
     }
-    /// All metrics in the Prometheus text format.
+    /// All metrics in the OpenMetrics text format, which Prometheus reads.
     fn metrics(&self) -> String;
     /// Counts one finished HTTP request. `route` is one of a fixed set, never the raw path.
     fn observe(&self, route: &'static str, status: u16, seconds: f64);

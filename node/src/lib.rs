@@ -1,8 +1,8 @@
 //! A peer-to-peer, active-active inference cluster node.
 //!
 //! The library behind the `shoal` binary, for the binary and for tests. `serve` composes the node; the adaptors
-//! (`listen`, `forward`, `gossip`, `compute`) know neither each other nor the `shell` that joins them; every decision is
-//! in `shoal-core`, every model in `shoal-engine`. The map is in ARCHITECTURE.md.
+//! (`listen`, `forward`, `gossip`, `compute`) know neither each other nor the `shell` that joins them; every decision
+//! is in `shoal-core`, every model in `shoal-engine`. The map is in ARCHITECTURE.md.
 
 pub mod cli;
 pub mod clock;

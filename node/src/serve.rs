@@ -375,28 +375,32 @@ fn spawn_leavers(shell: &Shell, options: RunOptions) -> io::Result<()> {
     Ok(())
 }
 
-/// One screen that says what runs where.
+/// One screen that says what runs where; one line in a log.
 fn banner(config: &Config, identity: &Identity) {
+    let Config { node, api, peer, gossip, model, engine, .. } = config;
+    let id = &identity.node_id;
     if !io::stderr().is_terminal() {
-        let (api, peer) = (config.api.listen, config.peer.listen);
-        tracing::info!(node = %identity.node_id, cluster = %config.node.cluster, %api, %peer, model = %config.model.name, engine = %config.engine.spec, "shoal {VERSION}");
+        let (cluster, api, peer) = (&node.cluster, api.listen, peer.listen);
+        tracing::info!(node = %id, %cluster, %api, %peer, model = %model.name, engine = %engine.spec, "shoal {VERSION}");
         return;
     }
-    let stand_in = if config.engine.spec == "candle" { "" } else { "  (a stand-in: it imitates a model)" };
-    let seeds = if config.gossip.seeds.is_empty() {
-        "none: others join through this node".to_owned()
-    } else {
-        config.gossip.seeds.join(", ")
+    let seeds = match gossip.seeds.as_slice() {
+        [] => "none: others join through this node".to_owned(),
+        seeds => seeds.join(", "),
     };
-    let text = format!(
-        "shoal {VERSION}\n  node     {} in cluster {}\n  API      http://{}\n  peers    {} (TCP and UDP; plain: keep it on a private network)\n  seeds    {seeds}\n  model    {}\n  engine   {}{stand_in}\n  data     {}\n",
-        identity.node_id,
-        config.node.cluster,
-        config.api.listen,
-        config.peer.listen,
-        config.model.name,
-        config.engine.spec,
-        config.node.data_dir.display(),
-    );
-    let _ = io::stderr().write_all(text.as_bytes());
+    let engine = match engine.spec.as_str() {
+        "candle" => "candle".to_owned(),
+        spec => format!("{spec}  (a stand-in: it imitates a model)"),
+    };
+    let lines = [
+        format!("shoal {VERSION}"),
+        format!("  node    {id} in cluster {}", node.cluster),
+        format!("  API     http://{}", api.listen),
+        format!("  peers   {} TCP and UDP, not encrypted: keep it on a private network", peer.listen),
+        format!("  seeds   {seeds}"),
+        format!("  model   {}", model.name),
+        format!("  engine  {engine}"),
+        format!("  data    {}", node.data_dir.display()),
+    ];
+    let _ = writeln!(io::stderr(), "{}", lines.join("\n"));
 }

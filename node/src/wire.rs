@@ -1,8 +1,8 @@
 //! What peers say to each other: messages, and the short text form of a load report.
 //!
 //! For `forward` (both ends of the peer leg) and `gossip` (which carries the same report).
-//! Invariants: unknown protobuf fields are ignored and no field is ever renumbered, so that versions N and N+1 work side
-//! by side; everything that a peer says is checked here before anybody acts on it.
+//! Invariants: unknown protobuf fields are ignored and no field is ever renumbered, so that versions N and N+1 work
+//! side by side; everything that a peer says is checked here before anybody acts on it.
 //! Not here: connections, status codes (`forward`).
 
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -92,7 +92,7 @@ pub struct Rows {
 /// How a job ended.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct End {
-    /// 0 = done, 1 = the caller has to change the request, 2 = the model failed, 3 = the deadline passed.
+    /// One of [`verdict`]; a number of a later version counts as failed.
     #[prost(uint32, tag = "1")]
     pub verdict: u32,
     /// For people, when it is not done.
@@ -122,6 +122,8 @@ pub mod verdict {
     pub const FAILED: u32 = 2;
     /// The deadline passed.
     pub const EXPIRED: u32 = 3;
+    /// The job was acknowledged but not run to its end, through no fault of its own: the node left, or lost its engine.
+    pub const GIVEN_BACK: u32 = 4;
 }
 
 /// Why bytes of a peer are no message.

@@ -1,6 +1,7 @@
 //! How much one node holds, and when a request has no hope.
 //!
-//! For `node`, on every arrival. Being full is a reason to refuse; being busy is a reason to forward, which is `route`'s.
+//! For `node`, on every arrival. Being full is a reason to refuse; being busy is a reason to forward, which is
+//! `route`'s.
 //! Invariants: what is held never exceeds the limits, whoever sent it.
 
 use crate::prng::Prng;

@@ -26,8 +26,8 @@ impl Default for BatchRules {
 impl BatchRules {
     /// Most units of a batch on a device with this `cost`.
     ///
-    /// Where the fixed part alone takes most of `time_max`, the rows may take as long as the fixed part: smaller batches
-    /// would spend more than half of the device on it.
+    /// Where the fixed part alone takes most of `time_max`, the rows may take as long as the fixed part: smaller
+    /// batches would spend more than half of the device on it.
     #[must_use]
     pub fn units_max_at(&self, cost: Cost) -> u64 {
         let limit = self.time_max.max(cost.fixed.times(2));

@@ -11,6 +11,12 @@ const NEWEST_WEIGHT: f64 = 0.1;
 /// Pull of the slope towards "no fixed part", relative to the squared mean size. It decides while all batches have one
 /// size, when slope and fixed part cannot be told apart.
 const RIDGE: f64 = 0.01;
+/// A batch counts as at most so many times what it should have taken (or the mean batch takes), once some are known. A
+/// process that was stopped for ten seconds measures ten seconds: believed in full, the node would hand on all work
+/// for ever, because without batches it never learns better. A node that really turned slow is believed step by step.
+const SURPRISE_MAX: f64 = 4.0;
+/// Least time that is not taken for a surprise, in microseconds.
+const SURPRISE_MIN: f64 = 1000.0;
 /// Longest time that is believed, in microseconds: one batch of a day.
 const TIME_MAX: f64 = 86_400e6;
 
@@ -54,6 +60,7 @@ impl CostModel {
         // Both are far below 2^53 once bounded, so the conversions are exact.
         let units = units.clamp(1, 1 << 40) as f64;
         let micros = (took.get().min(1 << 50) as f64).min(TIME_MAX);
+        let micros = micros.min(self.surprising(units));
         self.batches = self.batches.saturating_add(1);
         // The first batches are averaged evenly, so that one odd first batch is soon forgotten.
         let weight = NEWEST_WEIGHT.max(1.0 / self.batches as f64);
@@ -64,9 +71,24 @@ impl CostModel {
         self.covariance = (1.0 - weight) * (self.covariance + weight * units_off * micros_off);
     }
 
+    /// The longest time that is believed of a batch of `units`.
+    fn surprising(&self, units: f64) -> f64 {
+        let (slope, fixed) = match self.line() {
+            Some(line) if 1.0 <= NEWEST_WEIGHT * self.batches as f64 => line,
+            Some(_) | None => return TIME_MAX,
+        };
+        SURPRISE_MAX * (fixed + slope * units).max(self.micros_mean).max(SURPRISE_MIN)
+    }
+
     /// The cost as known now; `None` before the first batch.
     #[must_use]
     pub fn cost(&self) -> Option<Cost> {
+        let (slope, fixed) = self.line()?;
+        Some(Cost { fixed: Micros::new(to_u64(fixed)), per_unit_ns: to_u64(slope * 1000.0) })
+    }
+
+    /// Microseconds a unit and a batch.
+    fn line(&self) -> Option<(f64, f64)> {
         if self.batches == 0 {
             return None;
         }
@@ -76,7 +98,7 @@ impl CostModel {
         // A negative fixed part (or slope) is noise: then all of the time belongs to the other term.
         let slope = slope.clamp(0.0, proportional);
         let fixed = (self.micros_mean - slope * self.units_mean).max(0.0);
-        Some(Cost { fixed: Micros::new(to_u64(fixed)), per_unit_ns: to_u64(slope * 1000.0) })
+        Some((slope, fixed))
     }
 }
 
@@ -116,6 +138,22 @@ mod tests {
     fn a_node_that_turns_slow_is_believed_after_twenty_batches() {
         let mut batches = vec![(4, 4_000); 100];
         batches.extend([(4, 40_000); 20]);
+        let told = learned(&batches).of(4, 1).get();
+        assert!(30_000 < told, "{told}");
+    }
+
+    #[test]
+    fn one_batch_that_hung_does_not_make_a_node_look_slow() {
+        let mut batches = vec![(4, 4_000); 100];
+        batches.push((4, 10_000_000));
+        let told = learned(&batches).of(4, 1).get();
+        assert!(told < 6_000, "{told}");
+    }
+
+    #[test]
+    fn batches_that_cost_nothing_until_now_do_not_hide_that_they_became_slow() {
+        let mut batches = vec![(4, 0); 100];
+        batches.extend([(4, 40_000); 40]);
         let told = learned(&batches).of(4, 1).get();
         assert!(30_000 < told, "{told}");
     }

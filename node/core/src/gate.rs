@@ -168,7 +168,8 @@ mod tests {
         run(&[(0, Failed), (0, Failed), (1000, Tick), (1001, Heard)], Gate::NEW);
     }
 
-    /// From every state reachable within nine signals, silence followed by ticks leads to a ping, and a word to `Passing`.
+    /// From every state reachable within nine signals, silence followed by ticks leads to a ping, and a word to
+    /// `Passing`.
     #[test]
     fn no_sequence_of_signals_ends_in_a_state_without_a_way_out() {
         let rules = GateRules::default();

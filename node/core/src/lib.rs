@@ -4,8 +4,8 @@
 //! [`node::Node::step`], so what is proved in simulation is what runs.
 //!
 //! Invariants: no IO, no clock, no thread, no ambient randomness (time and seeds come in as values); the same inputs
-//! give the same effects. Modules import only modules of a lower level: 0 `time id prng` · 1 `load cost gate admission
-//! batch route retry lifecycle` · 2 `peers queue` · 3 `node`. Guards: `node/core/clippy.toml`, `tests/tidy`.
+//! give the same effects. Modules import only modules of a lower level: 0 `time id prng` · 1 `cost gate admission
+//! route retry lifecycle` · 2 `load batch` · 3 `peers queue` · 4 `node`. Guards: `node/core/clippy.toml`, `tests/tidy`.
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]

@@ -1,9 +1,9 @@
 //! What a node says about its load, and how that claim ages.
 //!
-//! For `peers`, which keeps one [`LoadView`] a peer. Load is time: how long a new job would wait there before it starts,
-//! and what it would then cost.
-//! Invariants: an unknown or old load is the mean of the others: neither idle nor full; an older report never replaces a
-//! newer one, by whatever way it came.
+//! For `peers`, which keeps one [`LoadView`] a peer. Load is time: how long a new job would wait there before it
+//! starts, and what it would then cost.
+//! Invariants: an unknown or old load is the mean of the others: neither idle nor full; an older report never replaces
+//! a newer one, by whatever way it came.
 
 use crate::cost::Cost;
 use crate::id::BootId;

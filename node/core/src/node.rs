@@ -11,8 +11,8 @@ mod event;
 mod place;
 
 pub use event::{
-    AcceptLimit, Arrival, Effect, EngineFault, Input, Outcome, Placed, PublishRules, Refusal, RowVerdict, Rules, Source,
-    Verdict,
+    AcceptLimit, Arrival, Effect, EngineFault, Input, Outcome, Placed, PublishRules, Refusal, RowVerdict, Rules,
+    Source, Verdict,
 };
 
 use std::collections::BTreeMap;
@@ -150,6 +150,7 @@ impl Node {
             Input::EngineFailed => {
                 self.engine = EngineState::Failed;
                 self.publish(now, effects);
+                self.leave_device(now, effects);
             }
             Input::Leave => {
                 self.move_door(now, DoorSignal::Leave, effects);

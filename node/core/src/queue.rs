@@ -1,6 +1,7 @@
 //! The rows that wait for this node's device.
 //!
-//! For `node`. Ordered by deadline, then by arrival. Rows that must run alone (their batch failed) go first, one a batch.
+//! For `node`. Ordered by deadline, then by arrival. Rows that must run alone (their batch failed) go first, one a
+//! batch.
 //! Invariants: the sums of rows and units equal what is in the queue (asserted); a removed job leaves nothing behind.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -33,14 +34,17 @@ pub struct Queue {
 struct Waiting {
     units: Arc<[u32]>,
     next: usize,
+    /// Sum of `units[next..]`.
+    units_left: u64,
 }
 
 impl Queue {
     /// Adds all rows of a job; `units[i]` is what row `i` costs.
     pub fn push(&mut self, job: JobId, deadline: MonoTime, units: Arc<[u32]>) {
         self.rows += units.len() as u64;
-        self.units += units.iter().map(|&units| u64::from(units)).sum::<u64>();
-        let replaced = self.jobs.insert((deadline, job), Waiting { units, next: 0 });
+        let units_left = units.iter().map(|&units| u64::from(units)).sum();
+        self.units += units_left;
+        let replaced = self.jobs.insert((deadline, job), Waiting { units, next: 0, units_left });
         assert!(replaced.is_none(), "job {job:?} was queued twice");
     }
 
@@ -54,9 +58,8 @@ impl Queue {
     /// Takes out what is left of a job.
     pub fn remove(&mut self, job: JobId, deadline: MonoTime) {
         if let Some(waiting) = self.jobs.remove(&(deadline, job)) {
-            let left = &waiting.units[waiting.next..];
-            self.rows -= left.len() as u64;
-            self.units -= left.iter().map(|&units| u64::from(units)).sum::<u64>();
+            self.rows -= (waiting.units.len() - waiting.next) as u64;
+            self.units -= waiting.units_left;
         }
         let (rows, units) = (&mut self.rows, &mut self.units);
         self.alone.retain(|pulled| {
@@ -93,6 +96,7 @@ impl Queue {
             for index in waiting.next..end {
                 let row = RowRef { job, row: u32::try_from(index).expect("admission bounds the rows of a job") };
                 pulled.push(Pulled { row, units: waiting.units[index] });
+                waiting.units_left -= u64::from(waiting.units[index]);
             }
             left -= end - waiting.next;
             waiting.next = end;
@@ -113,6 +117,14 @@ impl Queue {
     #[must_use]
     pub fn units(&self) -> u64 {
         self.units
+    }
+
+    /// Units that run before a job with this `deadline` that came now. Cost: the jobs that wait.
+    #[must_use]
+    pub fn units_before(&self, deadline: MonoTime) -> u64 {
+        let alone = self.alone.iter().map(|pulled| u64::from(pulled.units));
+        let jobs = self.jobs.range(..=(deadline, JobId(u64::MAX))).map(|(_, waiting)| waiting.units_left);
+        alone.chain(jobs).sum()
     }
 }
 
@@ -154,6 +166,19 @@ mod tests {
     }
 
     #[test]
+    fn before_a_job_runs_what_has_an_earlier_or_equal_deadline_or_must_run_alone() {
+        let mut queue = Queue::default();
+        queue.push(JobId(1), at(50), Arc::from([1, 2]));
+        queue.push(JobId(2), at(90), Arc::from([10]));
+        for (deadline_ms, expected) in [(49, 0), (50, 3), (89, 3), (90, 13)] {
+            assert_eq!(queue.units_before(at(deadline_ms)), expected, "{deadline_ms} ms");
+        }
+        drop(queue.pull(&rules(1), Cost::default()));
+        queue.push_alone(Pulled { row: RowRef { job: JobId(7), row: 3 }, units: 100 });
+        assert_eq!((queue.units_before(at(0)), queue.units_before(at(50))), (100, 102));
+    }
+
+    #[test]
     fn sums_are_exact_after_any_sequence_of_changes() {
         let mut prng = Prng::new(5);
         let mut queue = Queue::default();
@@ -175,6 +200,7 @@ mod tests {
             }
             let rows: usize = queue.jobs.values().map(|waiting| waiting.units.len() - waiting.next).sum();
             assert_eq!(queue.rows(), (rows + queue.alone.len()) as u64);
+            assert_eq!(queue.units(), queue.units_before(at(u64::MAX)));
         }
         for (job, deadline) in held {
             queue.remove(job, deadline);

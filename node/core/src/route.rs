@@ -1,7 +1,7 @@
 //! Here, or on which of two random peers.
 //!
-//! For `node`. Compares estimated completion (wait + own cost + way), never the load alone and never all peers: choosing
-//! the least loaded of everybody herds as soon as the load that one knows is older than a few service times
+//! For `node`. Compares estimated completion (wait + own cost + way), never the load alone and never all peers:
+//! choosing the least loaded of everybody herds as soon as the load that one knows is older than a few service times
 //! (Mitzenmacher 2000, "How useful is old information?").
 //! Invariants: a job stays here unless a peer is sooner by more than the margin.
 

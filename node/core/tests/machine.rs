@@ -112,7 +112,12 @@ fn the_model_failing_on_a_job_of_a_peer_is_told_to_the_peer_and_not_tried_elsewh
 
 /// A node with so long a queue that the next caller goes to a peer.
 fn hot(peers: &[PeerFacts]) -> Stage {
-    Stage::ready(peers).play(&[(1, callers(99, &[1; 40], DEADLINE_MS), &["run 1: 99.0 99.1 99.2 99.3 99.4"])])
+    hot_until(DEADLINE_MS, peers)
+}
+
+/// The same; what waits there has this deadline.
+fn hot_until(deadline_ms: u64, peers: &[PeerFacts]) -> Stage {
+    Stage::ready(peers).play(&[(1, callers(99, &[1; 40], deadline_ms), &["run 1: 99.0 99.1 99.2 99.3 99.4"])])
 }
 
 #[test]
@@ -341,8 +346,8 @@ fn a_deadline_ends_a_job_in_the_queue_on_the_device_and_on_a_peer() {
 
 #[test]
 fn a_job_that_no_node_can_end_in_time_is_refused_at_once_with_a_time_to_come_back() {
-    let mut stage = hot(&[peer("a", 600)]);
-    let effects = stage.feed(1, callers(1, &[1], 300));
+    let mut stage = hot_until(405, &[peer("a", 600)]);
+    let effects = stage.feed(1, callers(1, &[1], 405));
     let [Effect::Finish { outcome, placements: 0, .. }] = &effects[..] else { panic!("{effects:?}") };
     let shoal_core::node::Outcome::Overloaded { retry_after } = outcome else { panic!("{outcome:?}") };
     let rules = AdmissionRules::default();
@@ -351,9 +356,28 @@ fn a_job_that_no_node_can_end_in_time_is_refused_at_once_with_a_time_to_come_bac
 }
 
 #[test]
+fn work_with_a_later_deadline_does_not_make_a_job_hopeless() {
+    Stage::ready(&[]).play(&[
+        (1, callers(1, &[1; 1000], 300_000), &["run 1: 1.0 1.1 1.2 1.3 1.4"]),
+        (1, callers(2, &[1], 5_000), &[]),
+        (1, callers(3, &[1], 300_000), &[]),
+        (51, batch_done(1, &[Done; 5]), &["run 2: 2.0 1.5 1.6 1.7 1.8"]),
+    ]);
+}
+
+#[test]
+fn a_peer_that_allows_less_time_does_not_end_a_job_that_has_time_left() {
+    Stage::starting(&[peer("a", 0), peer("b", 500)]).play(&[
+        (1, caller(1), &["forward 1#1 to a"]),
+        (2, answered(1, 1, "a", Verdict::Expired), &["forward 1#2 to b"]),
+        (DEADLINE_MS, answered(1, 2, "b", Verdict::Expired), &["finish 1: expired after 2"]),
+    ]);
+}
+
+#[test]
 fn a_job_with_hope_only_on_a_peer_goes_there_although_the_margin_is_not_reached() {
     // 410 ms here, 381 ms there: within the margin of 41 ms, but only the peer is in time.
-    hot(&[peer("a", 370)]).play(&[(1, callers(1, &[1], 400), &["forward 1#1 to a"])]);
+    hot_until(405, &[peer("a", 370)]).play(&[(1, callers(1, &[1], 405), &["forward 1#1 to a"])]);
 }
 
 #[test]
@@ -433,6 +457,20 @@ fn a_job_that_waits_on_a_peer_when_the_engine_becomes_ready_can_still_end_here()
             (13, batch_done(1, &[Done]), &["finish 1: done here after 2"]),
         ])
         .assert_at_rest();
+}
+
+#[test]
+fn an_engine_that_fails_while_jobs_wait_for_it_sends_them_elsewhere() {
+    let stage = Stage::ready(&[peer("a", 500)]).play(&[
+        (1, caller(1), &["run 1: 1.0"]),
+        (1, caller(2), &[]),
+        (1, handed(3, None), &["acknowledge 3, wait 30 ms"]),
+        (2, Input::EngineFailed, &["forward 1#2 to a", "forward 2#2 to a", "finish 3: refused unable after 1"]),
+        (3, batch_failed(1), &[]),
+        (4, answered(1, 2, "a", Verdict::Done), &["finish 1: done on a after 2"]),
+        (4, answered(2, 2, "a", Verdict::Done), &["finish 2: done on a after 2"]),
+    ]);
+    stage.assert_at_rest();
 }
 
 #[test]

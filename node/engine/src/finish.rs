@@ -5,28 +5,43 @@
 
 use crate::contract::{Card, EmbedOptions, RowError};
 
+/// Whether the model has as many dimensions as the caller asked for.
+///
+/// # Errors
+/// [`RowError::Unsupported`] for more than the model has, or none.
+pub(crate) fn check_dimensions(card: &Card, options: EmbedOptions) -> Result<(), RowError> {
+    match options.dimensions {
+        Some(dimensions) if dimensions == 0 || card.dimensions < dimensions => {
+            let (name, most) = (&card.name, card.dimensions);
+            let what = format!("{dimensions} dimensions were asked for; {name} gives 1 to {most}");
+            Err(RowError::Unsupported(what))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Finishes one pooled vector of `card.dimensions` values.
 ///
 /// # Errors
-/// [`RowError::Unsupported`] when more dimensions are asked for than the model has, or none; [`RowError::NonFinite`].
+/// Those of [`check_dimensions`]; [`RowError::NonFinite`] for a bad value in any dimension, one that is cut off
+/// included: a model that fails there is not to be trusted elsewhere.
 pub(crate) fn finish_embedding(mut values: Vec<f32>, card: &Card, options: EmbedOptions) -> Result<Vec<f32>, RowError> {
+    check_dimensions(card, options)?;
+    if values.iter().any(|value| !value.is_finite()) {
+        return Err(RowError::NonFinite);
+    }
     if let Some(dimensions) = options.dimensions {
-        if dimensions == 0 || card.dimensions < dimensions {
-            let (name, most) = (&card.name, card.dimensions);
-            let what = format!("{dimensions} dimensions were asked for; {name} gives 1 to {most}");
-            return Err(RowError::Unsupported(what));
-        }
         values.truncate(dimensions as usize);
     }
     if options.normalize.unwrap_or(card.normalize) {
-        // Summed in f64: a long vector of small values must not lose its length to rounding.
+        // In f64: a long vector of small values must not lose its length to rounding, nor a huge one overflow.
         let length = values.iter().map(|&value| f64::from(value) * f64::from(value)).sum::<f64>().sqrt();
         if 0.0 < length {
             #[expect(clippy::cast_possible_truncation, reason = "a component is not larger than the length")]
             values.iter_mut().for_each(|value| *value = (f64::from(*value) / length) as f32);
         }
     }
-    if values.iter().all(|value| value.is_finite()) { Ok(values) } else { Err(RowError::NonFinite) }
+    Ok(values)
 }
 
 #[cfg(test)]
@@ -69,7 +84,10 @@ mod tests {
     fn nothing_that_is_not_finite_gets_out_and_a_zero_vector_stays_zero() {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             assert_eq!(finish(&[1.0, bad, 0.0], EmbedOptions::default()), Err(RowError::NonFinite));
+            let cut = EmbedOptions { dimensions: Some(1), ..EmbedOptions::default() };
+            assert_eq!(finish(&[1.0, bad, 0.0], cut), Err(RowError::NonFinite));
         }
         assert_eq!(finish(&[0.0; 3], EmbedOptions::default()).unwrap(), [0.0; 3]);
+        assert_eq!(finish(&[3e30, 0.0, 0.0], EmbedOptions::default()).unwrap(), [1.0, 0.0, 0.0]);
     }
 }

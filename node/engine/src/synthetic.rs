@@ -79,7 +79,8 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 /// How the stand-in misbehaves now: the words of its control file, read before each batch.
 ///
-/// An absent or empty file is a healthy stand-in. Words: `slow=FACTOR` (1 to 1000), `hang` (until the word goes), `nan`,
+/// An absent or empty file is a healthy stand-in. Words: `slow=FACTOR` (1 to 1000), `hang` (until the word goes),
+/// `nan`,
 /// `fail`. Others are ignored.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Control {

@@ -158,7 +158,8 @@ sections! {
         /// Address on which callers are served. Anyone who reaches it can use the model.
         listen: SocketAddr = SocketAddr::from((LOOPBACK, 8080)), Rule::Address;
         /// Address that is told to peers and people.
-        /// Without it: `listen`; where that is `0.0.0.0` or `[::]`, the IP of `peer.advertise` with the port of `listen`.
+        /// Without it: `listen`; where that is `0.0.0.0` or `[::]`, the IP of `peer.advertise` with the port of
+        /// `listen`.
         advertise: Option<SocketAddr> = None, Rule::Address;
         /// Longest body of a request; a longer one is answered 413.
         body_bytes_max: u64 = 2_000_000, Rule::Whole { min: KIB, max: 256 * MIB };
@@ -223,7 +224,8 @@ sections! {
         batch_tokens_max: u32 = 16_384, Rule::Whole { min: 16, max: 1_048_576 };
         /// Most texts in one batch.
         batch_rows_max: u32 = 256, Rule::Whole { min: 1, max: 65_536 };
-        /// A batch takes in no more than what runs in about this time: shorter means fairer, longer means more a second.
+        /// A batch takes in no more than what runs in about this time: shorter means fairer, longer means more a
+        /// second.
         batch_ms_max: u32 = 50, Rule::Whole { min: 1, max: 10_000 };
     }
 

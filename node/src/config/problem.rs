@@ -51,7 +51,8 @@ impl fmt::Display for Place {
     }
 }
 
-/// One thing that is wrong. Its text is one line: `gossip.seeds (from --seed): "foo:1" does not resolve; check the name`.
+/// One thing that is wrong. Its text is one line: `gossip.seeds (from --seed): "foo:1" does not resolve; check the
+/// name`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{subject}{}: {problem}; {fix}", Origin(.place.as_ref()))]
 pub struct ConfigError {

@@ -1,6 +1,7 @@
 //! "Did you mean": the known name that is closest to a mistyped one.
 //!
-//! Pure. For `layers`. Invariant: the cost is bounded, because a name that is longer than any known one is not compared.
+//! Pure. For `layers`. Invariant: the cost is bounded, because a name that is longer than any known one is not
+//! compared.
 
 use super::keys::{self, SECTIONS};
 

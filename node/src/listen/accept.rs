@@ -1,7 +1,8 @@
 //! Connections: how many, for how long, and how they end.
 //!
-//! For [`super::serve`]. Invariants: a connection has its permit before it is accepted, so callers beyond the limit wait
-//! in the kernel and cost nothing here; the loop survives every error of the listener; every connection is watched.
+//! For [`super::serve`]. Invariants: a connection has its permit before it is accepted, so callers beyond the limit
+//! wait in the kernel and cost nothing here; the loop survives every error of the listener; every connection is
+//! watched.
 //! Not here: what is said on a connection (`request`).
 
 use std::convert::Infallible;
@@ -140,7 +141,8 @@ impl<D: Door> Listen<D> {
             let mut watchdog =
                 Watchdog { activity: Arc::clone(&activity), limits, stop, stopped_at: None, finish_by: None };
             loop {
-                // The connection comes first: a request that has arrived is read before the connection is closed as idle.
+                // The connection comes first: a request that has arrived is read before the connection is closed as
+                // idle.
                 tokio::select! {
                     biased;
                     ended = serving.as_mut() => {

@@ -1,7 +1,7 @@
 //! Reading a request's body within its limits of bytes, of silence and of time.
 //!
-//! For `request`. Invariants: a body that declares too many bytes is refused before any is read; memory follows what has
-//! arrived, never what was declared; all bodies together stay within one budget.
+//! For `request`. Invariants: a body that declares too many bytes is refused before any is read; memory follows what
+//! has arrived, never what was declared; all bodies together stay within one budget.
 //! Not here: closing a connection whose body was not read to its end (`request`, `socket`).
 
 use std::sync::Arc;

@@ -1,7 +1,8 @@
 //! What a caller says beside the body: its request id, trace context and deadline.
 //!
 //! For `request`. Pure but for the secret that ids are made with, drawn from the operating system once a start.
-//! Invariants: nothing unchecked of a caller's header reaches a peer or an answer. Other `x-shoal-` headers are not read.
+//! Invariants: nothing unchecked of a caller's header reaches a peer or an answer. Other `x-shoal-` headers are not
+//! read.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;

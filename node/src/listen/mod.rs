@@ -3,7 +3,8 @@
 //! For `shell`, which gives it a listener and a [`Door`]. `accept` owns connections, `request` the life of one request,
 //! `route` the table of paths; `tei` and `openai` turn bytes into jobs and answers into bytes, purely.
 //! Invariants: every byte count, item count and wait that a caller controls has a limit in [`Limits`]; a request is
-//! observed exactly once; the future of [`Door::place`] lives inside the connection's own, so it ends when the caller leaves.
+//! observed exactly once; the future of [`Door::place`] lives inside the connection's own, so it ends when the caller
+//! leaves.
 //! Not here: where a job runs (`shell`), peers (`forward`), texts of metrics (`telemetry`).
 
 mod accept;
@@ -76,7 +77,8 @@ impl Default for Limits {
 ///
 /// After the stop nobody new is accepted, HTTP/2 callers get GOAWAY and HTTP/1 answers say `connection: close`.
 /// Returns how many connections were still open after [`Limits::stop_timeout`] and were cut off; 0 is a clean stop.
-/// A listener that cannot accept (no file descriptors left) is tried again for ever: this function ends by `stop` alone.
+/// A listener that cannot accept (no file descriptors left) is tried again for ever: this function ends by `stop`
+/// alone.
 pub async fn serve<D: Door>(listener: TcpListener, limits: Limits, door: D, stop: watch::Receiver<bool>) -> usize {
     accept::run(listener, limits, door, stop).await
 }

@@ -1,8 +1,8 @@
 //! The life of one request: from its headers to an answer with every header that an answer carries.
 //!
-//! For `accept`. Invariants: a request is observed exactly once, also when its caller leaves (status 499) or its handler
-//! panics (500); nothing is spawned, so dropping the future drops the job; a body that was not read to its end closes an
-//! HTTP/1 connection, because what follows on it cannot be told from the rest of the body.
+//! For `accept`. Invariants: a request is observed exactly once, also when its caller leaves (status 499) or its
+//! handler panics (500); nothing is spawned, so dropping the future drops the job; a body that was not read to its end
+//! closes an HTTP/1 connection, because what follows on it cannot be told from the rest of the body.
 //! Not here: shapes of bodies (`tei`, `openai`, `health`), wording of refusals (`error`).
 
 use std::panic::AssertUnwindSafe;
@@ -36,7 +36,7 @@ const CALLER_LEFT: u16 = 499;
 
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
-const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 const SERVED_BY: HeaderName = HeaderName::from_static("x-served-by");
 const HOPS: HeaderName = HeaderName::from_static("x-shoal-hops");

@@ -1,7 +1,7 @@
 //! The one table of what can be asked for: method and path to a call, its dialect and its name in metrics.
 //!
-//! For `request`. Pure. Invariants: names come from a fixed set, whatever path a caller sends; every path has a dialect,
-//! so that a refusal can be worded before anything is known of the call.
+//! For `request`. Pure. Invariants: names come from a fixed set, whatever path a caller sends; every path has a
+//! dialect, so that a refusal can be worded before anything is known of the call.
 
 use hyper::Method;
 

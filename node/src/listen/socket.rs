@@ -1,7 +1,8 @@
 //! One accepted socket, with what the connection's watchdog has to know about it.
 //!
-//! For `accept` (which watches) and `request` (which reports). Invariants: every byte either way is noted; a socket that
-//! is closed although bytes of a refused body are on their way is closed so that the caller still reads its answer.
+//! For `accept` (which watches) and `request` (which reports). Invariants: every byte either way is noted; a socket
+//! that is closed although bytes of a refused body are on their way is closed so that the caller still reads its
+//! answer.
 //! Not here: when a connection is idle for too long (`accept`).
 
 use std::io;
@@ -117,7 +118,8 @@ impl Socket {
 
     /// Throws away what the caller still sends, until it closes or a limit is reached.
     ///
-    /// Closing a socket with unread bytes resets the connection, and a reset makes the caller's kernel discard the answer.
+    /// Closing a socket with unread bytes resets the connection, and a reset makes the caller's kernel discard the
+    /// answer.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Self { stream, lingering, .. } = self;
         let lingering = lingering

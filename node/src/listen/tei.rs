@@ -58,7 +58,8 @@ pub(super) fn decode(body: &[u8], inputs_max: usize) -> Result<(Vec<Box<str>>, E
     Ok((texts, EmbedOptions { truncation, normalize, dimensions: request.dimensions }))
 }
 
-/// The body of `GET /info`. Fields of that server that describe its own queue have no counterpart here and are left out.
+/// The body of `GET /info`. Fields of that server that describe its own queue have no counterpart here and are left
+/// out.
 #[derive(Serialize)]
 struct Info<'a> {
     model_id: Option<&'a str>,

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::call::Call;
 use super::{Shell, State};
-use crate::job::{Answer, Door, Failure, Job, NodeView};
+use crate::job::{Answer, Door, Failure, Job, ModelView, NodeView};
 use crate::telemetry::{Route, RouteCode, SourceOutcome};
 
 /// Dimensions assumed for the size of an answer while the model is not loaded.
@@ -87,6 +87,10 @@ impl Door for Shell {
 
     fn view(&self) -> NodeView {
         self.node_view()
+    }
+
+    fn model(&self) -> Option<ModelView> {
+        self.model_view()
     }
 
     fn metrics(&self) -> String {

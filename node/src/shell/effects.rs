@@ -138,6 +138,11 @@ impl Shell {
     }
 
     fn on_reply(&self, job: JobId, attempt: Attempt, peer: NodeId, reply: Reply) -> &'static str {
+        let word = reply.word;
+        if reply.end.verdict == verdict::GIVEN_BACK {
+            self.drive(Input::Refused { job, attempt, peer, word, refusal: Refusal::Draining });
+            return "draining";
+        }
         let (verdict, outcome) = match reply.end.verdict {
             verdict::DONE => (Verdict::Done, "ok"),
             verdict::REJECTED => (Verdict::Rejected, "rejected"),
@@ -145,7 +150,6 @@ impl Shell {
             // A verdict of a later version is a failure that this version does not know.
             _ => (Verdict::Failed, "failed"),
         };
-        let word = reply.word;
         let state = &mut *self.lock();
         match state.calls.get_mut(&job) {
             Some(call) => call.reply = Some((attempt, reply)),
@@ -207,7 +211,10 @@ impl Shell {
                 ("unavailable", Err(Failure::Unavailable { message, retry_after_ms: retry_after.to_ms_ceil() }))
             }
             Outcome::Expired => ("expired", Err(Failure::Expired)),
-            Outcome::Refused(_) => ("refused", Err(Failure::Overloaded { retry_after_ms: 0 })),
+            Outcome::Refused(refusal) => {
+                let message = format!("{refusal:?}").to_lowercase();
+                ("refused", Err(Failure::Unavailable { message, retry_after_ms: 0 }))
+            }
         };
         (SourceOutcome { source: call.source, outcome }, call.waiter, result)
     }

@@ -35,7 +35,6 @@ impl Shell {
                 version: Arc::from(member.version.as_str()),
             }
         };
-        let loaded = self.0.loaded.load();
         NodeView {
             node_id: facts.node_id.shared(),
             cluster: facts.cluster.clone(),
@@ -43,18 +42,22 @@ impl Shell {
             engine_message: self.0.engine_message.load().to_string(),
             can_answer,
             uptime_s: now.since(MonoTime::START).get() / 1_000_000,
-            model: loaded.as_ref().map(|loaded| ModelView {
-                name: loaded.name.clone(),
-                revision: loaded.revision.clone(),
-                precision: Arc::from(loaded.card.precision),
-                dimensions: loaded.card.dimensions,
-                tokens_max: loaded.card.tokens_max,
-                pooling: loaded.card.pooling.name(),
-                stand_in: loaded.card.stand_in,
-                loaded_at_s: loaded.at_s,
-            }),
+            model: self.model_view(),
             peers: members.iter().map(peer).collect(),
             jobs_held,
         }
+    }
+    pub(super) fn model_view(&self) -> Option<ModelView> {
+        let loaded = self.0.loaded.load();
+        loaded.as_ref().map(|loaded| ModelView {
+            name: loaded.name.clone(),
+            revision: loaded.revision.clone(),
+            precision: Arc::from(loaded.card.precision),
+            dimensions: loaded.card.dimensions,
+            tokens_max: loaded.card.tokens_max,
+            pooling: loaded.card.pooling.name(),
+            stand_in: loaded.card.stand_in,
+            loaded_at_s: loaded.at_s,
+        })
     }
 }

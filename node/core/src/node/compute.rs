@@ -3,7 +3,7 @@
 //! Part of the machine in `node`.
 //! Invariants: at most one batch is on the device; a row whose batch failed runs alone before anybody is blamed.
 
-use super::{EngineFault, Job, Node, Outcome, Phase, Placed, RowVerdict, Running, Source};
+use super::{EngineFault, Job, Node, Outcome, Phase, Placed, Refusal, RowVerdict, Running, Source};
 use crate::id::{BatchId, JobId, RowRef};
 use crate::lifecycle::EngineState;
 use crate::node::Effect;
@@ -13,11 +13,18 @@ use crate::time::{Micros, MonoTime};
 impl Node {
     /// Time until a job that came now would start to run.
     pub(super) fn wait_here(&self, now: MonoTime) -> Micros {
-        self.completion_here(now, 0)
+        self.completion_after(now, self.queue.units())
     }
 
-    /// Time until a job of `units` that came now would be done: the running batch, everything queued, itself.
-    pub(super) fn completion_here(&self, now: MonoTime, units: u64) -> Micros {
+    /// Time until a job of `units` that came now would be done: the running batch, what runs before it, itself.
+    ///
+    /// Work with a later deadline does not count: a caller in no hurry must not make hopeless who is in one.
+    pub(super) fn completion_here(&self, now: MonoTime, units: u64, deadline: MonoTime) -> Micros {
+        self.completion_after(now, self.queue.units_before(deadline) + units)
+    }
+
+    /// Time until the running batch and then `units` are done.
+    fn completion_after(&self, now: MonoTime, units: u64) -> Micros {
         let cost = self.cost_here();
         let running = self.running.as_ref().map_or(Micros::ZERO, |running| {
             let (expected, elapsed) = (cost.of(running.units, 1), now.since(running.started));
@@ -25,7 +32,6 @@ impl Node {
             // idle, or it would attract all work.
             expected.max(elapsed) - expected.min(elapsed)
         });
-        let units = self.queue.units() + units;
         running + cost.of(units, units.div_ceil(self.rules.batch.units_max_at(cost)))
     }
 
@@ -108,15 +114,29 @@ impl Node {
         }
         let job = self.jobs.get_mut(&id).expect("is_here found it");
         job.history.engine_failures += 1;
-        let deadline = job.deadline;
         match job.source {
             Source::Peer { .. } => self.finish(id, Outcome::EngineFailed(EngineFault::OnlyHere), effects),
-            Source::Caller => {
-                job.phase = Phase::Arriving;
-                self.queue.remove(id, deadline);
-                self.place(now, id, effects);
+            Source::Caller => self.place_elsewhere(now, id, effects),
+        }
+    }
+
+    /// The device is gone: what waits for it or runs on it goes elsewhere, and nobody is blamed.
+    pub(super) fn leave_device(&mut self, now: MonoTime, effects: &mut Vec<Effect>) {
+        let is_here = |job: &Job| matches!(job.phase, Phase::Here { .. });
+        let here: Vec<JobId> = self.jobs.iter().filter(|(_, job)| is_here(job)).map(|(&id, _)| id).collect();
+        for id in here {
+            match self.jobs[&id].source {
+                Source::Peer { .. } => self.finish(id, Outcome::Refused(Refusal::Unable), effects),
+                Source::Caller => self.place_elsewhere(now, id, effects),
             }
         }
+    }
+
+    fn place_elsewhere(&mut self, now: MonoTime, id: JobId, effects: &mut Vec<Effect>) {
+        let job = self.jobs.get_mut(&id).expect("only a held job is placed");
+        job.phase = Phase::Arriving;
+        self.queue.remove(id, job.deadline);
+        self.place(now, id, effects);
     }
 
     /// Takes the job out of everything and says how it ended.

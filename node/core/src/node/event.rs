@@ -237,7 +237,7 @@ pub enum Input {
         /// Its time.
         took: Micros,
     },
-    /// The model cannot be loaded.
+    /// The model cannot be loaded, or its device is gone. A batch that is out must still be reported as ended.
     EngineFailed,
     /// The node is to leave; said twice, fast.
     Leave,

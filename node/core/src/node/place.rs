@@ -55,7 +55,7 @@ impl Node {
     /// Here, or refused before anything is queued: the origin knows what else can be done.
     fn place_peers_job(&mut self, now: MonoTime, id: JobId, bound: Option<Micros>, effects: &mut Vec<Effect>) {
         let job = &self.jobs[&id];
-        let completion = self.completion_here(now, job.units_sum);
+        let completion = self.completion_here(now, job.units_sum, job.deadline);
         let refusal = if matches!(self.door, DoorState::Closing { .. } | DoorState::Closed) {
             Some(Refusal::Draining)
         } else if self.engine != EngineState::Ready {
@@ -79,7 +79,7 @@ impl Node {
         let job = &self.jobs[&id];
         let can_here = self.engine == EngineState::Ready && self.door != DoorState::Closed;
         let next = retry::next(&self.rules.retry, &job.history, can_here);
-        let own = self.completion_here(now, job.units_sum);
+        let own = self.completion_here(now, job.units_sum, job.deadline);
         let here = match next {
             Next::RequestsFault => {
                 return self.finish(id, Outcome::EngineFailed(EngineFault::Everywhere), effects);
@@ -194,7 +194,8 @@ impl Node {
         match verdict {
             Verdict::Done => self.finish(id, Outcome::Done { placed }, effects),
             Verdict::Rejected => self.finish(id, Outcome::Rejected { placed }, effects),
-            Verdict::Expired => self.finish(id, Outcome::Expired, effects),
+            // The peer may allow less time than this node; only the own clock says that it is over.
+            Verdict::Expired => self.place(now, id, effects),
             Verdict::Failed => {
                 let job = self.jobs.get_mut(&id).expect("take_back found it");
                 job.history.engine_failures += 1;

@@ -63,7 +63,7 @@ async fn probes_and_descriptions_answer_with_their_type() {
         ("/readyz", 200, "text/plain; charset=utf-8", "ready\n"),
         ("/readyz?verbose", 200, "application/json", r#"{"ready":true,"node_id":"node-a","cluster":"test","#),
         ("/health", 200, "application/json", r#"{"status":"healthy","timestamp":"#),
-        ("/metrics", 200, "text/plain; version=0.0.4; charset=utf-8", "shoal_up 1\n"),
+        ("/metrics", 200, "application/openmetrics-text; version=1.0.0; charset=utf-8", "shoal_up 1\n"),
         ("/info", 200, "application/json", r#"{"model_id":"minilm","model_sha":"00ff","model_dtype":"float32","#),
         ("/v1/models", 200, "application/json", r#"{"object":"list","data":[{"id":"minilm","object":"model","#),
         ("/v1/models/minilm", 200, "application/json", r#"{"id":"minilm","object":"model","created":5,"#),

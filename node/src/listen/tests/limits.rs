@@ -175,3 +175,17 @@ async fn an_answer_that_nobody_reads_does_not_hold_its_connection() {
     assert_eq!(next.get("/livez").await.status, 200);
     drop(idle);
 }
+
+#[tokio::test]
+async fn a_long_job_is_not_idleness() {
+    let rig = Rig::start(Plan::Hold, Limits { idle_timeout: SHORT, header_timeout: SHORT, ..Limits::default() }).await;
+    let mut client = rig.connect().await;
+    client.send(post("/embed", "", r#"{"inputs":"a"}"#)).await;
+    rig.placed(1).await;
+    // Each of these silent connections lasts as long as the limits allow.
+    for _ in 0..3 {
+        rig.connect().await.closed().await;
+    }
+    rig.release(1);
+    assert_eq!(client.reply().await.status, 200);
+}
