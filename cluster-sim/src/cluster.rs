@@ -2,7 +2,7 @@
 //!
 //! For `up`, the drills and the benchmarks. A node is the `shoal` binary, started with flags only.
 //! Invariants: everything that was started is ended, also when this value is dropped half-way; the directory made
-//! for a run is removed only after a clean end, so the logs of a run that went wrong are still there.
+//! for a run is removed only when the caller says that all went well, so the logs of another run are still there.
 //! Not here: load (`load`), faults and verdicts (`drill`).
 
 mod formation;
@@ -63,6 +63,34 @@ pub(crate) struct End {
     pub(crate) end: String,
     /// Whether it ended with exit code 0.
     pub(crate) clean: bool,
+}
+
+/// A shoal whose processes have all ended.
+#[derive(Debug)]
+pub(crate) struct Stopped {
+    pub(crate) ends: Vec<End>,
+    /// Data and logs.
+    pub(crate) directory: PathBuf,
+    directory_is_ours: bool,
+}
+
+impl Stopped {
+    /// Whether every node ended with exit code 0.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.ends.iter().all(|end| end.clean)
+    }
+
+    /// Removes data and logs, unless the user named the directory. To be called when nobody will want to read them.
+    ///
+    /// # Errors
+    /// The directory cannot be removed.
+    pub(crate) fn remove_directory(&self) -> Result<()> {
+        if self.directory_is_ours {
+            let directory = &self.directory;
+            std::fs::remove_dir_all(directory).with_context(|| format!("removing {}", directory.display()))?;
+        }
+        Ok(())
+    }
 }
 
 impl Cluster {
@@ -143,37 +171,29 @@ impl Cluster {
     /// SIGTERM to all, then waits. When `impatience` resolves, a second SIGTERM goes to those that still run.
     ///
     /// Nodes that had ended before are part of the result as they ended.
-    pub(crate) async fn stop(mut self, impatience: impl Future<Output = ()>) -> Result<Vec<End>> {
+    pub(crate) async fn stop(mut self, impatience: impl Future<Output = ()>) -> Result<Stopped> {
         self.terminate_running();
-        let running = async {
-            let mut ends = Vec::new();
+        let all_ended = async {
             // One after the other: all drain at the same time, and the limit is for the slowest.
             let deadline = Instant::now() + DRAIN_LIMIT;
             for node in &mut self.nodes {
                 let left = deadline.saturating_duration_since(Instant::now());
-                ends.push(node.wait(left).await.ok());
+                // Who is too slow is dealt with below.
+                let _ = node.wait(left).await;
             }
-            ends
         };
-        let mut running = Box::pin(running);
-        let first = tokio::select! {
-            ends = &mut running => Some(ends),
-            () = impatience => None,
+        let limit = tokio::select! {
+            () = all_ended => Duration::ZERO,
+            () = impatience => DRAIN_LIMIT,
         };
-        drop(running);
-        if first.is_none() {
+        if !limit.is_zero() {
             self.terminate_running();
         }
         let mut ends = Vec::new();
         for node in &mut self.nodes {
-            ends.push(end_of(node, if first.is_some() { Duration::ZERO } else { DRAIN_LIMIT }).await?);
+            ends.push(end_of(node, limit).await?);
         }
-        let clean = ends.iter().all(|end| end.clean);
-        if clean && self.directory_is_ours {
-            let directory = &self.directory;
-            std::fs::remove_dir_all(directory).with_context(|| format!("removing {}", directory.display()))?;
-        }
-        Ok(ends)
+        Ok(Stopped { ends, directory: self.directory, directory_is_ours: self.directory_is_ours })
     }
 
     fn terminate_running(&mut self) {

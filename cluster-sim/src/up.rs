@@ -12,7 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cluster::{Cluster, End, Formed, describe_end};
 use crate::options::NodeOptions;
-use crate::report::{Progress, Report, table};
+use crate::report::{Progress, Report, remark, table};
 
 /// How often it is looked whether a node has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -55,8 +55,14 @@ pub(crate) async fn run(options: Options) -> Result<ExitCode> {
         stay(report, &mut cluster, &mut signals).await?;
     }
     report.line("draining; once more Ctrl-C is faster")?;
-    let ends = cluster.stop(signals.next()).await?;
-    farewell(report, &ends)
+    let stopped = cluster.stop(signals.next()).await?;
+    farewell(report, &stopped.ends)?;
+    if stopped.is_clean() {
+        stopped.remove_directory()?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    remark(format_args!("data and logs: {}", stopped.directory.display()));
+    Ok(ExitCode::FAILURE)
 }
 
 fn announce(report: Report, cluster: &Cluster, formed: &Formed) -> Result<()> {
@@ -131,10 +137,10 @@ async fn stay(report: Report, cluster: &mut Cluster, signals: &mut Signals) -> R
     }
 }
 
-fn farewell(report: Report, ends: &[End]) -> Result<ExitCode> {
+fn farewell(report: Report, ends: &[End]) -> Result<()> {
     report.line(ends.iter().map(|end| format!("{}: {}", end.node, end.end)).collect::<Vec<_>>().join(", "))?;
     report.json(&json!({ "event": "stopped", "nodes": ends }))?;
-    Ok(if ends.iter().all(|end| end.clean) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(())
 }
 
 /// Ctrl-C and SIGTERM. A signal that comes while nobody waits is kept for the next wait.

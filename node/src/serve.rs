@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal as _, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener as StdListener, ToSocketAddrs as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +22,7 @@ use shoal_core::node::{AcceptLimit, Rules};
 use shoal_core::retry::RetryRules;
 use shoal_core::route::RouteRules;
 use shoal_engine::synthetic::{Synthetic, SyntheticSpec};
-use shoal_engine::{Engine, EngineError};
+use shoal_engine::{Engine, EngineError, LoadOptions, LoadProgress, OnProgress};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -33,6 +34,7 @@ use crate::forward::{ForwardLimits, PeerClient, serve as peer_leg};
 use crate::gossip::{Gossip, GossipSettings, key};
 use crate::identity::Identity;
 use crate::listen;
+use crate::models;
 use crate::shell::{Facts, Phase, Shell};
 use crate::telemetry;
 
@@ -98,8 +100,11 @@ fn run_checked(loaded: &Loaded, options: RunOptions) -> Result<(), Failed> {
         tracing::warn!("{warning}");
     }
     let doors = Doors::bind(config, effective)?;
-    let threads = usize::try_from(config.engine.threads).unwrap_or(0);
-    let _ = threads;
+    if let EngineChoice::Candle(_) = engine {
+        let threads = usize::try_from(config.engine.threads).unwrap_or(0);
+        let threads = if threads == 0 { available_cores() } else { threads };
+        shoal_engine::init_threads(threads).map_err(|fault| Failed::System(fault.to_string()))?;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(available_cores().clamp(2, 16))
         .thread_name("shoal-io")
@@ -119,10 +124,18 @@ fn available_cores() -> usize {
 /// The engine that was asked for, checked as far as it can be before it is loaded.
 enum EngineChoice {
     Synthetic(SyntheticSpec),
+    /// The model in this directory.
+    Candle(PathBuf),
 }
 
 impl EngineChoice {
     fn of(config: &Config, effective: &Effective) -> Result<Self, Failed> {
+        if config.engine.spec == "candle" {
+            let directory = models::resolve(&config.model.name, &config.model.cache_dir).map_err(|fault| {
+                effective.error("model.name", fault.to_string(), "or choose another model with --model")
+            })?;
+            return Ok(Self::Candle(directory));
+        }
         let spec = config.engine.spec.parse().map_err(|fault: EngineError| {
             effective.error("engine.spec", fault.to_string(), "use candle, or a stand-in such as synthetic:20ms")
         })?;
@@ -136,8 +149,33 @@ impl EngineChoice {
                 let control = config.node.data_dir.join(CONTROL_FILE);
                 Ok(Box::new(Synthetic::new(spec, &name, Some(control), seed)))
             }
+            Self::Candle(directory) => {
+                // It must exist to be used; without it the revision is computed at each start, which takes a moment.
+                let revisions = config.node.data_dir.join("revisions");
+                let revision_cache = std::fs::create_dir_all(&revisions).is_ok().then_some(revisions);
+                let options = LoadOptions { name: Some(name), revision_cache, on_progress: load_progress() };
+                shoal_engine::load(&directory, &options)
+            }
         }
     }
+}
+
+/// A bar on a terminal while the weights are read; a log needs none, it has the lines before and after.
+fn load_progress() -> Option<OnProgress> {
+    if !io::stderr().is_terminal() {
+        return None;
+    }
+    let bar = indicatif::ProgressBar::new(0).with_message("weights").with_style(
+        indicatif::ProgressStyle::with_template("  {msg} {wide_bar} {bytes} of {total_bytes}")
+            .expect("the template is a constant"),
+    );
+    Some(Arc::new(move |progress: LoadProgress| {
+        bar.set_length(progress.bytes_total);
+        bar.set_position(progress.bytes_read);
+        if progress.bytes_read == progress.bytes_total {
+            bar.finish_and_clear();
+        }
+    }))
 }
 
 /// A seed that is down is tried again for ever; one whose name does not resolve is most likely a slip of the pen.

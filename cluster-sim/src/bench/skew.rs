@@ -15,7 +15,7 @@ use crate::cluster::Cluster;
 use crate::http::Client;
 use crate::load::{Doors, Load, LoadPlan, Outcome, Record, hot_share, skewed};
 use crate::options::{LoadOptions, NodeOptions, capacity_per_s, private_cluster_name};
-use crate::report::{Progress, Report, table};
+use crate::report::{Progress, Report, remark, table};
 use crate::stats::{Latencies, Summary, share};
 
 /// Share of the whole shoal's capacity that the default rate asks for.
@@ -108,11 +108,15 @@ pub(crate) async fn run(options: Options) -> Result<ExitCode> {
         }
     }
     progress.clear();
-    let ends = cluster.stop(std::future::pending()).await?;
+    let stopped = cluster.stop(std::future::pending()).await?;
     let result = compare(&options, rate_per_s, &even, &skew);
     show(report, &result)?;
-    let clean = ends.iter().all(|end| end.clean);
-    Ok(if result.verdict == "goal met" && clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    if result.verdict == "goal met" && stopped.is_clean() {
+        stopped.remove_directory()?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    remark(format_args!("data and logs: {}", stopped.directory.display()));
+    Ok(ExitCode::FAILURE)
 }
 
 fn name_of(is_skewed: bool) -> &'static str {

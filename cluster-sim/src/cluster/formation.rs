@@ -153,9 +153,11 @@ mod tests {
         }
         cluster.node_mut(1).kill().unwrap();
         cluster.node_mut(1).wait(LIMIT).await.unwrap();
-        let ends = cluster.stop(std::future::pending()).await.unwrap();
-        let told: Vec<_> = ends.iter().map(|end| (end.node.as_str(), end.end.as_str(), end.clean)).collect();
+        let stopped = cluster.stop(std::future::pending()).await.unwrap();
+        assert!(!stopped.is_clean());
+        let told: Vec<_> = stopped.ends.iter().map(|end| (end.node.as_str(), end.end.as_str(), end.clean)).collect();
         assert_eq!(told, [("node-1", "exit code 0", true), ("node-2", "signal 9", false)]);
+        stopped.remove_directory().unwrap();
         assert!(directory.path().join("node-1.log").exists());
     }
 
@@ -174,7 +176,7 @@ mod tests {
             }
         };
         says("set").await;
-        let ends = cluster.stop(says("1")).await.unwrap();
-        assert_eq!(ends[0].end, "exit code 0");
+        let stopped = cluster.stop(says("1")).await.unwrap();
+        assert_eq!(stopped.ends[0].end, "exit code 0");
     }
 }

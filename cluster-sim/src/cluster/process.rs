@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 
 /// How much of a log's end is looked at for its last lines.
 const LOG_TAIL_BYTES_MAX: u64 = 16 * 1024;
@@ -36,6 +36,9 @@ pub(crate) struct NodeCommand {
 pub(crate) struct NodeProcess {
     pub(crate) command: NodeCommand,
     child: Child,
+    /// Our end of the pipe whose end tells the node to leave. Kept apart from the child: waiting for a child closes what
+    /// it still has of its own, and a node that drains would take that for the death of its parent.
+    stdin: Option<ChildStdin>,
     ended: Option<ExitStatus>,
 }
 
@@ -43,8 +46,9 @@ impl NodeProcess {
     /// # Errors
     /// The log cannot be opened or the program cannot be started; the text names the file.
     pub(crate) fn start(command: NodeCommand) -> Result<Self> {
-        let child = spawn(&command)?;
-        Ok(Self { command, child, ended: None })
+        let mut child = spawn(&command)?;
+        let stdin = child.stdin.take();
+        Ok(Self { command, child, stdin, ended: None })
     }
 
     /// Starts an ended node again, under the same id and with the same addresses and data directory.
@@ -54,6 +58,7 @@ impl NodeProcess {
     pub(crate) fn start_again(&mut self) -> Result<()> {
         assert!(self.ended.is_some(), "{} still runs", self.command.node_id);
         self.child = spawn(&self.command)?;
+        self.stdin = self.child.stdin.take();
         self.ended = None;
         Ok(())
     }
@@ -191,8 +196,23 @@ mod tests {
         let mut node = shell(&directory, "cat; exit 7");
         assert_eq!(node.ended().unwrap(), None);
         // What the system does to the pipe when this process dies.
-        drop(node.child.stdin.take());
+        drop(node.stdin.take());
         assert_eq!(describe_end(node.wait(LIMIT).await.unwrap()), "exit code 7");
+    }
+
+    #[tokio::test]
+    async fn waiting_for_a_child_does_not_tell_it_that_its_owner_is_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut node = shell(&directory, "echo up; cat; echo told");
+        let up = async {
+            while node.log_tail(1) != "up" {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(LIMIT, up).await.unwrap();
+        let text = node.wait(Duration::from_millis(100)).await.unwrap_err().to_string();
+        assert!(text.contains("node-1 still runs"), "{text}");
+        assert_eq!(node.log_tail(1), "up");
     }
 
     #[tokio::test]

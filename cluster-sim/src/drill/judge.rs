@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::judgement::{Judgement, Placements, Verdict};
+use super::watch::Harmed;
 use crate::cluster::End;
 use crate::load::{Checked, Outcome, Record};
 use crate::stats::{Latencies, millis, rule_of_three, share};
@@ -59,10 +60,10 @@ pub(crate) struct Round {
     /// Jobs that survivors offered to it after the fault.
     pub(crate) offered_after: u64,
     /// Jobs of others that were cut short on it.
-    pub(crate) harmed: u64,
+    pub(crate) harmed: Harmed,
     pub(crate) restart_us: u64,
     pub(crate) seen_us: u64,
-    pub(crate) helps_us: u64,
+    pub(crate) works_us: u64,
 }
 
 /// All that the verdict rests on.
@@ -83,7 +84,7 @@ impl Round {
     }
 
     fn phase_of(&self, record: &Record) -> Option<Phase> {
-        if record.done_us < self.fault_us || self.helps_us <= record.intended_us {
+        if record.done_us < self.fault_us || self.works_us <= record.intended_us {
             None
         } else if record.intended_us < self.restart_us {
             Some(Phase::After)
@@ -117,7 +118,8 @@ pub(crate) fn judge(evidence: &Evidence) -> Judgement {
         mean: share(answers.clone().map(|answer| u64::from(answer.placements)).sum(), answered),
         max: answers.map(|answer| answer.placements).max().unwrap_or(0),
     };
-    let exposed = rounds.iter().map(|round| round.harmed).sum();
+    let harmed = rounds.iter().map(|round| round.harmed).fold(Harmed::default(), Harmed::plus);
+    let exposed = harmed.total();
     let is_around =
         |record: &&Record| rounds.iter().any(|round| record.intended_us.abs_diff(round.fault_us) <= AROUND_US);
     let around = records.iter().filter(is_around).count() as u64;
@@ -128,7 +130,7 @@ pub(crate) fn judge(evidence: &Evidence) -> Judgement {
     let restart = |round: &Round| round.restart_us;
     let longest = |values: &[f64]| values.iter().copied().fold(0.0, f64::max);
     let detection_ms_each = since(fault, |round| round.last_offer_us.unwrap_or(round.fault_us));
-    let recovery_ms_each = since(restart, |round| round.helps_us);
+    let recovery_ms_each = since(restart, |round| round.works_us);
     let late_us = |record: &Record| record.sent_us.saturating_sub(record.intended_us);
 
     let mut reasons = blame.reasons();
@@ -140,6 +142,11 @@ pub(crate) fn judge(evidence: &Evidence) -> Judgement {
     if setting.fault == Fault::Terminate {
         let unclean = rounds.iter().filter(|round| !round.end_is_clean);
         reasons.extend(unclean.map(|round| format!("the victim ended with {} after SIGTERM", round.end)));
+        // Not to be reached any more is what the end of a drain looks like; everything else was work it had taken.
+        let taken = harmed.total() - harmed.unreachable;
+        if 0 < taken {
+            reasons.push(format!("{taken} jobs of other doors that the victim had taken were cut short after SIGTERM"));
+        }
     }
     let unclean = ends.iter().filter(|end| !end.clean);
     reasons.extend(unclean.map(|end| format!("{} ended with {} at the end of the drill", end.node, end.end)));
@@ -160,7 +167,9 @@ pub(crate) fn judge(evidence: &Evidence) -> Judgement {
         requests: records.len() as u64,
         failed: blame.failed,
         failed_own_door: blame.failed_own_door,
+        failed_own_door_returning: blame.failed_own_door_returning,
         exposed,
+        exposed_by: harmed,
         held_at_fault: rounds.iter().map(|round| round.open_at_fault).sum(),
         offered_to_dead: rounds.iter().map(|round| round.offered_after).sum(),
         exposed_own_door: blame.exposed_own_door,
@@ -199,6 +208,7 @@ pub(crate) fn judge(evidence: &Evidence) -> Judgement {
 struct Blame {
     failed: u64,
     failed_own_door: u64,
+    failed_own_door_returning: u64,
     exposed_own_door: u64,
     redialled: u64,
     lost_elsewhere: u64,
@@ -236,7 +246,8 @@ impl Blame {
                 if setting.fault == Fault::Kill && excused(*door, record.intended_us, record.done_us) =>
             {
                 self.failed_own_door += 1;
-                self.exposed_own_door += u64::from(!redialled);
+                let returning = |round: &Round| (round.restart_us..=round.seen_us).contains(&record.done_us);
+                self.failed_own_door_returning += u64::from(rounds.iter().any(returning));
             }
             Outcome::Failed { door, what } => {
                 self.failed += 1;
@@ -272,10 +283,10 @@ mod tests {
             last_offer_us: Some(10_040_000),
             called_dead_us: 11_000_000,
             offered_after: 2,
-            harmed: 3,
+            harmed: Harmed { lost: 1, unreachable: 2, ..Harmed::default() },
             restart_us: 12_000_000,
             seen_us: 13_000_000,
-            helps_us: 14_000_000,
+            works_us: 14_000_000,
         }
     }
 
@@ -306,7 +317,9 @@ mod tests {
             Setting { fault, nodes: 3, engine, rate_per_s: 70.0, skew: 8.0, seed: 1, victim: VICTIM, formed_ms: 1 };
         let round = match fault {
             Fault::Kill => round(),
-            Fault::Terminate => Round { end: "exit code 0".to_owned(), end_is_clean: true, harmed: 0, ..round() },
+            Fault::Terminate => {
+                Round { end: "exit code 0".to_owned(), end_is_clean: true, harmed: Harmed::default(), ..round() }
+            }
         };
         let (checked, rounds) = (Checked { answers: 1, wrong: Vec::new() }, vec![round]);
         Evidence { setting, records, rounds, checked, not_at_rest: Vec::new(), ends: Vec::new() }
@@ -338,6 +351,8 @@ mod tests {
         let of = |at_ms| verdict(Fault::Kill, vec![record(0, 9_000, 9_020), failed(VICTIM, at_ms)]);
         let (while_down, judgement) = of(10_010);
         assert_eq!((while_down, judgement.failed, judgement.failed_own_door), (Verdict::Passed, 0, 1));
+        let (returning, judgement) = of(12_500);
+        assert_eq!((returning, judgement.failed_own_door_returning), (Verdict::Passed, 1));
         let (long_before, judgement) = of(9_000);
         assert_eq!((long_before, judgement.failed, judgement.failed_own_door), (Verdict::Failed, 1, 0));
         let (long_after, _) = of(13_500);
@@ -370,6 +385,17 @@ mod tests {
     }
 
     #[test]
+    fn a_drain_may_become_unreachable_but_not_drop_what_it_took() {
+        let of = |harmed| {
+            let mut evidence = evidence(Fault::Terminate, vec![record(0, 9_000, 9_020)]);
+            evidence.rounds[0].harmed = harmed;
+            judge(&evidence).verdict
+        };
+        assert_eq!(of(Harmed { unreachable: 1, ..Harmed::default() }), Verdict::Passed);
+        assert_eq!(of(Harmed { lost: 1, ..Harmed::default() }), Verdict::Failed);
+    }
+
+    #[test]
     fn work_left_over_wrong_answers_and_too_many_placements_fail_the_drill() {
         let spoil: [fn(&mut Evidence); 4] = [
             |evidence| evidence.not_at_rest.push("node-1: shoal_jobs_held=1".to_owned()),
@@ -391,7 +417,7 @@ mod tests {
     #[test]
     fn a_drill_in_which_nothing_was_at_risk_is_inconclusive() {
         let mut nothing_exposed = evidence(Fault::Kill, vec![record(0, 9_000, 9_020)]);
-        nothing_exposed.rounds[0].harmed = 0;
+        nothing_exposed.rounds[0].harmed = Harmed::default();
         assert_eq!(judge(&nothing_exposed).verdict, Verdict::Inconclusive);
         let mut nothing_forwarded = evidence(Fault::Kill, vec![record(0, 9_000, 9_020)]);
         let here = Answered { door: 0, served_by: 0, hops: 0, placements: 1 };

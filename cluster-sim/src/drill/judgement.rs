@@ -11,6 +11,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::judge::Setting;
+use super::watch::Harmed;
 use crate::cluster::End;
 use crate::report::{Report, table};
 use crate::stats::Summary;
@@ -37,8 +38,12 @@ pub(crate) struct Judgement {
     pub(super) failed: u64,
     /// Requests without a right answer that the victim's own door lost when it was hit.
     pub(super) failed_own_door: u64,
+    /// Of those, the ones that the restarted process itself refused before all others saw it ready.
+    pub(super) failed_own_door_returning: u64,
     /// Jobs of others that were at the victim, or sent to it, when it was hit, and were cut short.
     pub(super) exposed: u64,
+    /// How the survivors' counters name what became of them.
+    pub(super) exposed_by: Harmed,
     /// Jobs of others that the victim held a moment before it was hit.
     pub(super) held_at_fault: u64,
     /// Jobs of others that were offered to it after it was hit.
@@ -64,7 +69,7 @@ pub(crate) struct Judgement {
     pub(super) before: Summary,
     /// From a fault until the restart, with the requests in flight at the fault.
     pub(super) after: Summary,
-    /// From the restart until the node worked for others again.
+    /// From the restart until the node was at work again.
     pub(super) returning: Summary,
     /// From the fault until the last time a job was offered to the dead node: the longest, and each.
     pub(super) detection_ms: f64,
@@ -75,7 +80,8 @@ pub(crate) struct Judgement {
     pub(super) ended_ms: f64,
     /// From the restart until every other node saw it ready.
     pub(super) seen_ms: f64,
-    /// From the restart until it worked for others again: the longest, and each.
+    /// From the restart until it was at work again: the longest, and each. At work = it computed for another door; for the
+    /// hot door, which has too much of its own for that: it computed anything.
     pub(super) recovery_ms: f64,
     pub(super) recovery_ms_each: Vec<f64>,
     pub(super) placements_per_request: Placements,
@@ -112,7 +118,7 @@ impl Judgement {
     }
 }
 
-/// Prints the judgement as a table of facts, or as JSON.
+/// Prints the judgement as tables, or as JSON.
 ///
 /// # Errors
 /// Standard output is closed.
@@ -121,58 +127,63 @@ pub(crate) fn show(report: Report, judgement: &Judgement) -> Result<()> {
     if report.is_json() {
         return Ok(());
     }
-    let of = judgement;
+    report.line(table(&["", ""], &facts(judgement)).trim_start())?;
+    report.line("")?;
+    report.line(latencies(judgement))?;
+    for reason in &judgement.reasons {
+        report.line(format_args!("  {reason}"))?;
+    }
+    let word = match judgement.verdict {
+        Verdict::Passed => "passed",
+        Verdict::Failed => "failed",
+        Verdict::Inconclusive => "inconclusive",
+    };
+    report.line(format_args!("verdict: {word} (rounds: {})", judgement.kills))?;
+    Ok(())
+}
+
+fn facts(of: &Judgement) -> Vec<Vec<String>> {
     let bound = |bound: Option<f64>| bound.map_or_else(|| "-".to_owned(), |bound| format!("{:.3} %", 100.0 * bound));
+    let Harmed { unreachable, lost, garbled, abandoned } = of.exposed_by;
+    let (placements, rest) = (of.placements_per_request, if of.counters_at_rest { "yes" } else { "no" });
     let facts = [
         ("requests", format!("{} ({:.0} % forwarded)", of.requests, 100.0 * of.forwarded_share)),
         ("failed at doors that lived", of.failed.to_string()),
         (
-            "exposed jobs of other doors",
+            "jobs of other doors cut short",
             format!("{}; failure probability below {}", of.exposed, bound(of.failure_bound)),
         ),
-        ("", format!("{} held at the fault, {} offered after it", of.held_at_fault, of.offered_to_dead)),
+        ("  of them", format!("lost {lost}, unreachable {unreachable}, abandoned {abandoned}, garbled {garbled}")),
+        ("  at the fault, after it", format!("{} held, {} offered", of.held_at_fault, of.offered_to_dead)),
         ("requests within 2 s of a fault", format!("{}; below {}", of.around, bound(of.failure_bound_around))),
+        ("at the victim's own door", format!("{} connections lost, {} redialled", of.exposed_own_door, of.redialled)),
         (
-            "at the victim's own door",
-            format!(
-                "{} connections lost, {} redialled, {} failed",
-                of.exposed_own_door, of.redialled, of.failed_own_door
-            ),
+            "  failed there",
+            format!("{}, {} of them after the restart", of.failed_own_door, of.failed_own_door_returning),
         ),
         ("victim's share of answers before", format!("at least {:.0} %", 100.0 * of.victim_share_before_min)),
         ("victim's end", summary_of(&of.victim_ends)),
+        ("fault to end of the process", format!("at most {:.0} ms", of.ended_ms)),
         ("fault to last job offered to it", times(&of.detection_ms_each)),
         ("fault to called dead by all", format!("at most {:.0} ms", of.called_dead_ms)),
         ("restart to seen ready by all", format!("at most {:.0} ms", of.seen_ms)),
-        ("restart to first job for others", times(&of.recovery_ms_each)),
-        (
-            "placements per request",
-            format!("{:.3} on average, at most {}", of.placements_per_request.mean, of.placements_per_request.max),
-        ),
+        ("restart to at work again", times(&of.recovery_ms_each)),
+        ("placements per request", format!("{:.3} on average, at most {}", placements.mean, placements.max)),
         ("answers checked at another node", format!("{}, {} wrong", of.answers_checked, of.answers_wrong)),
-        ("counters at rest", if of.counters_at_rest { "yes" } else { "no" }.to_owned()),
+        ("counters at rest", rest.to_owned()),
         ("generator late (p99)", format!("{:.1} ms", of.generator_late_p99_ms)),
     ];
-    report.line(table(&["", ""], &facts.map(|(name, value)| vec![name.to_owned(), value])).trim_start())?;
-    let phases =
-        [("before", &of.before), ("after the fault", &of.after), ("returning", &of.returning), ("all", &of.all)];
+    facts.map(|(name, value)| vec![name.to_owned(), value]).to_vec()
+}
+
+fn latencies(of: &Judgement) -> String {
+    let phases = [("before", of.before), ("after the fault", of.after), ("returning", of.returning), ("all", of.all)];
     let rows = phases.map(|(name, phase)| {
         let mut cells = vec![name.to_owned(), phase.requests.to_string()];
         cells.extend([phase.p50_ms, phase.p99_ms, phase.p999_ms, phase.max_ms].map(|value| format!("{value:.1}")));
         cells
     });
-    report.line("")?;
-    report.line(table(&["latency", "answered", "p50 ms", "p99 ms", "p99.9 ms", "max ms"], &rows))?;
-    for reason in &of.reasons {
-        report.line(format_args!("  {reason}"))?;
-    }
-    let word = match of.verdict {
-        Verdict::Passed => "passed",
-        Verdict::Failed => "failed",
-        Verdict::Inconclusive => "inconclusive",
-    };
-    report.line(format_args!("verdict: {word} ({} rounds)", of.kills))?;
-    Ok(())
+    table(&["latency", "answered", "p50 ms", "p99 ms", "p99.9 ms", "max ms"], &rows)
 }
 
 /// `21, 40, 63 ms (smallest, middle, largest)`.

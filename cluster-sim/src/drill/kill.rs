@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::judge::{Evidence, Fault, Round, Setting, judge};
 use super::judgement::show;
@@ -19,7 +19,7 @@ use crate::cluster::{Cluster, describe_end};
 use crate::http::Client;
 use crate::load::{Doors, Load, LoadPlan, check_samples, hot_share, skewed};
 use crate::options::{LoadOptions, NodeOptions, capacity_per_s, private_cluster_name};
-use crate::report::{Progress, Report};
+use crate::report::{Progress, Report, remark};
 use crate::stats::share;
 
 /// Share of the capacity of the nodes that are left after the fault that the default rate asks for.
@@ -85,20 +85,8 @@ pub(crate) async fn run(options: Options, fault: Fault) -> Result<ExitCode> {
         Victim::Hot => HOT,
         Victim::Cold => doors.count() - 1,
     };
-    let mut rounds = Vec::new();
-    for number in 0..options.kills {
-        progress.show(format!("round {} of {}", number + 1, options.kills));
-        // The faults are spread over the asked time, each in the middle of its part.
-        let not_before = seconds.mul_f64((f64::from(number) + 0.5) / f64::from(options.kills));
-        let mut drill = Hit { cluster: &mut cluster, load: &load, victim, fault };
-        match drill.round(not_before).await {
-            Ok(round) => rounds.push(round),
-            Err(error) => {
-                let place = cluster.directory().display().to_string();
-                return Err(error.context(format!("round {} of {} (logs: {place})", number + 1, options.kills)));
-            }
-        }
-    }
+    let mut hit = Hit { cluster: &mut cluster, load: &load, victim, fault };
+    let rounds = hit.rounds(options.kills, seconds, &mut progress).await?;
     progress.show("until the end of the load".to_owned());
     tokio::time::sleep(seconds.saturating_sub(Duration::from_micros(load.now_us()))).await;
     let (records, samples) = load.finish().await?;
@@ -106,8 +94,7 @@ pub(crate) async fn run(options: Options, fault: Fault) -> Result<ExitCode> {
     let not_at_rest = not_at_rest(&cluster, REST_LIMIT).await;
     let checked = check_samples(&doors, options.load.seed, &samples).await;
     progress.clear();
-    let directory = cluster.directory().display().to_string();
-    let ends = cluster.stop(std::future::pending()).await?;
+    let stopped = cluster.stop(std::future::pending()).await?;
 
     let setting = Setting {
         fault,
@@ -119,10 +106,12 @@ pub(crate) async fn run(options: Options, fault: Fault) -> Result<ExitCode> {
         victim,
         formed_ms: formed.formed_ms,
     };
-    let judgement = judge(&Evidence { setting, records, rounds, checked, not_at_rest, ends });
+    let judgement = judge(&Evidence { setting, records, rounds, checked, not_at_rest, ends: stopped.ends.clone() });
     show(report, &judgement)?;
-    if !judgement.is_passed() {
-        report.line(format_args!("data and logs: {directory}"))?;
+    if judgement.is_passed() {
+        stopped.remove_directory()?;
+    } else {
+        remark(format_args!("data and logs: {}", stopped.directory.display()));
     }
     Ok(judgement.exit_code())
 }
@@ -150,7 +139,20 @@ struct Hit<'a> {
 }
 
 impl Hit<'_> {
-    /// From waiting for the right moment until the node works for others again.
+    /// `count` rounds. The faults are spread over `spread`, each in the middle of its part of it.
+    async fn rounds(&mut self, count: u32, spread: Duration, progress: &mut Progress) -> Result<Vec<Round>> {
+        let mut rounds = Vec::new();
+        for number in 0..count {
+            let name = format!("round {} of {count}", number + 1);
+            progress.show(name.clone());
+            let not_before = spread.mul_f64((f64::from(number) + 0.5) / f64::from(count));
+            let round = self.round(not_before).await;
+            rounds.push(round.with_context(|| format!("{name} (logs: {})", self.cluster.directory().display()))?);
+        }
+        Ok(rounds)
+    }
+
+    /// From waiting for the right moment until the node works again.
     async fn round(&mut self, not_before: Duration) -> Result<Round> {
         let share_before = self.until_it_works(not_before).await?;
         let before = self.until_it_holds_work().await?;
@@ -164,12 +166,12 @@ impl Hit<'_> {
         let ended_us = self.load.now_us();
         let aftermath = until_given_up(self.cluster, self.victim, self.load, before, WAIT_LIMIT).await?;
 
-        let helped_before = self.load.ledger().served_for_others(self.victim);
+        let worked_before = self.works_done();
         let restart_us = self.load.now_us();
         self.cluster.node_mut(self.victim).start_again()?;
         self.cluster.wait_until_seen(self.victim, WAIT_LIMIT).await?;
         let seen_us = self.load.now_us();
-        self.until_it_helps_again(helped_before).await?;
+        self.until_it_works_again(worked_before).await?;
         Ok(Round {
             share_before,
             open_at_fault: before.open(),
@@ -180,10 +182,10 @@ impl Hit<'_> {
             last_offer_us: aftermath.last_offer_us,
             called_dead_us: aftermath.called_dead_us,
             offered_after: aftermath.forwards.offered.saturating_sub(before.offered),
-            harmed: aftermath.forwards.harmed.saturating_sub(before.harmed),
+            harmed: aftermath.forwards.harmed.since(before.harmed),
             restart_us,
             seen_us,
-            helps_us: self.load.now_us(),
+            works_us: self.load.now_us(),
         })
     }
 
@@ -225,13 +227,20 @@ impl Hit<'_> {
         }
     }
 
-    async fn until_it_helps_again(&mut self, helped_before: u64) -> Result<()> {
+    /// Answers by which the victim shows that it is back: those for other doors, which nobody asked it for directly. The
+    /// hot door has too much of its own to get work of others, so there any answer counts.
+    fn works_done(&self) -> u64 {
+        let ledger = self.load.ledger();
+        if self.victim == HOT { ledger.served()[self.victim] } else { ledger.served_for_others(self.victim) }
+    }
+
+    async fn until_it_works_again(&mut self, worked_before: u64) -> Result<()> {
         let deadline = Instant::now() + WAIT_LIMIT;
-        while self.load.ledger().served_for_others(self.victim) <= helped_before {
+        while self.works_done() <= worked_before {
             self.cluster.ensure_all_run()?;
             if deadline <= Instant::now() {
                 let node_id = self.cluster.nodes()[self.victim].node_id();
-                bail!("{node_id} is back for {} s and got no work of others", WAIT_LIMIT.as_secs());
+                bail!("{node_id} is back for {} s and got no work", WAIT_LIMIT.as_secs());
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }

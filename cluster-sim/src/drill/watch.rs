@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use serde::Serialize;
 
 use crate::cluster::Cluster;
 use crate::load::Load;
@@ -14,18 +15,63 @@ use crate::probe::{Counters, counters, readiness};
 pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long no job may be offered to the dead node before it is believed that none will be.
 const QUIET: Duration = Duration::from_millis(300);
-/// Outcomes of a job that its peer neither answered nor refused. An outcome that is not known here counts as unharmed,
-/// so that the number of exposed jobs, on which the claim rests, is never too large.
-const HARMED: [&str; 4] = ["unreachable", "lost", "garbled", "abandoned"];
+/// Jobs that their peer neither answered nor refused, by the outcome that the survivors' counters give them.
+///
+/// An outcome that is not known here is left out, so that the number on which the claim rests is never too large.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Harmed {
+    /// No connection could be made.
+    pub(crate) unreachable: u64,
+    /// The connection broke.
+    pub(crate) lost: u64,
+    /// The answer made no sense.
+    pub(crate) garbled: u64,
+    /// The peer was silent, and the job moved on.
+    pub(crate) abandoned: u64,
+}
+
+impl Harmed {
+    pub(crate) fn total(self) -> u64 {
+        self.unreachable + self.lost + self.garbled + self.abandoned
+    }
+
+    fn of(page: &Counters, node_id: &str) -> Self {
+        let count = |outcome| page.events("shoal_forwards_total", &[("peer", node_id), ("outcome", outcome)]);
+        Self {
+            unreachable: count("unreachable"),
+            lost: count("lost"),
+            garbled: count("garbled"),
+            abandoned: count("abandoned"),
+        }
+    }
+
+    /// Both, outcome by outcome.
+    pub(crate) fn plus(self, other: Self) -> Self {
+        self.zip(other, u64::saturating_add)
+    }
+
+    /// What came since `earlier`.
+    pub(crate) fn since(self, earlier: Self) -> Self {
+        self.zip(earlier, u64::saturating_sub)
+    }
+
+    fn zip(self, other: Self, with: fn(u64, u64) -> u64) -> Self {
+        Self {
+            unreachable: with(self.unreachable, other.unreachable),
+            lost: with(self.lost, other.lost),
+            garbled: with(self.garbled, other.garbled),
+            abandoned: with(self.abandoned, other.abandoned),
+        }
+    }
+}
 
 /// Jobs that the survivors handed to one node since they started.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Forwards {
     pub(crate) offered: u64,
     /// With any outcome.
     pub(crate) ended: u64,
-    /// Cut short: neither answered nor refused politely.
-    pub(crate) harmed: u64,
+    pub(crate) harmed: Harmed,
 }
 
 impl Forwards {
@@ -36,11 +82,10 @@ impl Forwards {
 
     fn of(page: &Counters, node_id: &str) -> Self {
         let peer = ("peer", node_id);
-        let harmed = HARMED.map(|outcome| page.events("shoal_forwards_total", &[peer, ("outcome", outcome)]));
         Self {
             offered: page.events("shoal_offers_total", &[peer]),
             ended: page.events("shoal_forwards_total", &[peer]),
-            harmed: harmed.iter().sum(),
+            harmed: Harmed::of(page, node_id),
         }
     }
 }
@@ -51,13 +96,13 @@ impl Forwards {
 /// A survivor does not answer.
 pub(crate) async fn forwards_to(cluster: &Cluster, victim: usize) -> Result<Forwards> {
     let node_id = cluster.nodes()[victim].node_id();
-    let mut sum = Forwards { offered: 0, ended: 0, harmed: 0 };
+    let mut sum = Forwards::default();
     for survivor in (0..cluster.nodes().len()).filter(|&index| index != victim) {
         let page = counters(cluster.client(survivor)).await.context("a survivor does not show its counters")?;
         let found = Forwards::of(&page, node_id);
         sum.offered += found.offered;
         sum.ended += found.ended;
-        sum.harmed += found.harmed;
+        sum.harmed = sum.harmed.plus(found.harmed);
     }
     Ok(sum)
 }
@@ -157,7 +202,9 @@ mod tests {
             "shoal_forwards_total{peer=\"b\",outcome=\"lost\"} 2\nshoal_forwards_total{peer=\"b\",outcome=\"unreachable\"} 1\nshoal_forwards_total{peer=\"c\",outcome=\"lost\"} 9\n",
         ));
         let forwards = Forwards::of(&page, "b");
-        assert_eq!(forwards, Forwards { offered: 12, ended: 10, harmed: 3 });
+        let harmed = Harmed { lost: 2, unreachable: 1, ..Harmed::default() };
+        assert_eq!(forwards, Forwards { offered: 12, ended: 10, harmed });
+        assert_eq!(harmed.total(), 3);
         assert_eq!(forwards.open(), 2);
     }
 }

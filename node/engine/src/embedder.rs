@@ -30,15 +30,13 @@ pub struct Embedder {
 }
 
 impl Embedder {
-    /// Loads the model in `directory` and runs it once.
+    /// Loads the model in `directory`. Its first batch is slower than the next ones: run one before serving.
     ///
     /// # Errors
     /// [`EngineError::Model`] or [`EngineError::Unsupported`], naming the file and what to do.
     pub fn load(directory: &Path, options: &LoadOptions) -> Result<Self, EngineError> {
         let Loaded { card, tokenizer, encoder } = Loaded::read(directory, options)?;
-        let mut embedder = Self { card, tokenizer, encoder };
-        embedder.warm_up(directory)?;
-        Ok(embedder)
+        Ok(Self { card, tokenizer, encoder })
     }
 
     /// The ids that the model sees for `text`, special tokens included.
@@ -48,19 +46,6 @@ impl Embedder {
     /// refuses.
     pub fn token_ids(&self, text: &str, truncation: Truncation) -> Result<Vec<u32>, RowError> {
         self.tokenizer.row(text, truncation).map(|row| row.ids)
-    }
-
-    /// The first batch pays for thread starts and page faults; better here than in a caller's time.
-    fn warm_up(&mut self, directory: &Path) -> Result<(), EngineError> {
-        let text = InputText { text: "warm up", options: crate::EmbedOptions::default() };
-        match self.run(&[text])?.pop() {
-            Some(Err(RowError::NonFinite)) => Err(EngineError::Model {
-                place: directory.display().to_string(),
-                what: "gives values that are not finite for a plain text; the weights are damaged, fetch them again"
-                    .to_owned(),
-            }),
-            _ => Ok(()),
-        }
     }
 
     /// The rows of one pack through the network: their indices in the batch with their vectors.

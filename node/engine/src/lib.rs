@@ -27,4 +27,4 @@ pub use contract::{
 pub use embedder::Embedder;
 pub use inspect::{InspectedFile, Inspection, inspect};
 pub use load::{LoadOptions, LoadProgress, OnProgress, SUPPORTED, load};
-pub use threads::{ThreadsError, init_threads, lower_priority};
+pub use threads::{ThreadsError, init_threads};

@@ -49,7 +49,7 @@ impl fmt::Debug for LoadOptions {
     }
 }
 
-/// Loads the embedding model in `directory` and runs it once, so that the first caller does not pay for a cold start.
+/// Loads the embedding model in `directory`. Its first batch is slower than the next ones: run one before serving.
 ///
 /// Takes the layouts of sentence-transformers, Hugging Face and ModelScope: `config.json`; `model.safetensors`, its
 /// shards or `pytorch_model.bin`; `tokenizer.json` or `vocab.txt`.

@@ -1,6 +1,6 @@
 //! The threads that compute: how many, and below whom.
 //!
-//! For `main`, which calls [`init_threads`] before anything else computes, and for the thread that owns an engine.
+//! For `main`, which calls [`init_threads`] before any engine is loaded.
 //! Invariants: all that an engine computes runs on rayon's global pool, so no more cores are used than were given.
 //!
 //! candle cuts a matrix product into as many pieces as the machine has physical cores (or as `RAYON_NUM_THREADS`
@@ -36,6 +36,6 @@ pub fn init_threads(threads: usize) -> Result<(), ThreadsError> {
 /// Puts the calling thread behind the threads that answer callers and peers.
 ///
 /// A system that refuses is no reason not to serve: the node is then only less prompt under full load.
-pub fn lower_priority() {
+fn lower_priority() {
     let _ = rustix::process::nice(NICE_STEPS);
 }

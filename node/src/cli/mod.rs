@@ -7,6 +7,8 @@
 //! Not here: values, defaults and ranges (`config`), what the commands do.
 
 mod serve;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 
@@ -110,13 +112,18 @@ fn flag(key: &'static str, name: &'static str, value: &str) -> Flag {
 }
 
 const SERVE_EXAMPLES: &str = "\
-A key is set by the file, by its environment variable, or by its flag; the flag wins over the variable, and the
-variable over the file. `shoal config sample` prints a file with every key, also those that have no flag.
+A key is set by the file, by its environment variable, or by its flag: the flag
+wins over the variable, and the variable over the file. Many keys have no flag:
+`shoal config sample` prints a file with all of them.
 
-Examples:
-  shoal serve                                            one node on this machine, callers at 127.0.0.1:8080
-  shoal serve --node-id b --api-listen 127.0.0.1:8081 --peer-listen 127.0.0.1:8091 --data-dir ./b \\
-      --seed 127.0.0.1:8090                              a second node that joins it
-  shoal serve --config /etc/shoal/shoal.toml             as the file says
+One node on this machine, for callers at 127.0.0.1:8080:
+  shoal serve
 
-Exit codes: 0 after a drain, 2 wrong usage, 78 wrong configuration, 1 anything else.";
+A second node that joins it:
+  shoal serve --api-listen 127.0.0.1:8081 --peer-listen 127.0.0.1:8091 \\
+              --data-dir ./second --seed 127.0.0.1:8090
+
+As a file says:
+  shoal serve --config /etc/shoal/shoal.toml
+
+Exit codes: 0 after a drain, 2 wrong usage, 78 wrong configuration, 1 other failures.";

@@ -1,6 +1,6 @@
 //! The flags of `shoal serve`, and of `shoal config check|print`, which look at the same configuration.
 //!
-//! Invariant: every flag but `--config` sets exactly one key, whose help text it shows.
+//! Invariant: every flag but `--config` and `--exit-with-stdin` sets exactly one key, whose help text it shows.
 
 use std::path::PathBuf;
 
@@ -73,5 +73,5 @@ impl ServeArgs {
 }
 
 fn seed_help() -> String {
-    format!("{} May be given more than once", help("gossip.seeds"))
+    format!("May be given more than once. {}", help("gossip.seeds"))
 }

@@ -3,8 +3,7 @@
 //! For every part of the node. Ranges (`rule`) and relations (`relations`) hold before a value gets here, and defaults
 //! that depend on the machine are filled in (`defaults`).
 //!
-//! Invariants: a [`Config`] comes from [`super::load`] only; times are [`Duration`]s; every address has an IP and a
-//! port.
+//! Invariants: a [`Config`] comes from [`super::load`] only; times are [`Duration`]s; an address has an IP and a port.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -215,8 +215,8 @@ sections! {
 
     /// What computes.
     engine: RawEngine {
-        /// `candle` runs the model; `synthetic:DUR[,exp|,burn][,per_batch=DUR]` is a stand-in for trials, such as
-        /// `synthetic:5ms`.
+        /// `candle` runs the model. `synthetic` is a stand-in for trials, which only takes its time:
+        /// `synthetic:DUR[,exp|,burn][,per_batch=DUR]`.
         spec: String = "candle".to_owned(), Rule::Engine;
         /// Threads that compute. 0 = as many as this process has cores.
         threads: u32 = 0, Rule::Whole { min: 0, max: 1024 };
@@ -261,9 +261,9 @@ sections! {
 
     /// What is written to standard error.
     log: RawLog {
-        /// `error`, `warn`, `info`, `debug` or `trace`, or a filter for each part such as `info,shoal::forward=debug`.
+        /// Which lines are written: those of this level and graver ones, or what a filter of `tracing` says.
         level: String = "info".to_owned(), Rule::LogFilter;
-        /// `text` for people, `json` for machines.
+        /// How lines look: `text` is for people; `json`, one object a line, is for machines.
         format: LogFormat = LogFormat::Text, Rule::OneOf(&["text", "json"]);
     }
 }

@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::Flag;
 use super::file;
 use super::keys::{self, Key, SECTIONS, Section};
-use super::problem::{ConfigError, Place, quoted};
+use super::problem::{ConfigError, LINES_MAX, Place, quoted};
 use super::rule::{Complaint, Field, Rule, Written};
 use super::suggest;
 
@@ -47,7 +47,7 @@ impl Layers {
                     self.errors.push(ConfigError::of_key(name, place, "this is a section, not a value", fix));
                 }
                 (None, Written::Table(_) | Written::Nothing) => {
-                    let fix = suggest::for_section(&name);
+                    let fix = self.suggestion(suggest::for_section, &name);
                     self.errors.push(ConfigError::of_key(bare_or_quoted(&name), place, "unknown section", fix));
                 }
                 (None, _) => self.unknown_key(&bare_or_quoted(&name), place),
@@ -73,7 +73,7 @@ impl Layers {
             match keys::keys().find(|key| key.variable() == *name) {
                 Some(key) => self.set(key, &Written::Loose(value.clone()), Place::Environment(name.clone())),
                 None => {
-                    let fix = suggest::for_variable(name);
+                    let fix = self.suggestion(suggest::for_variable, name);
                     self.errors.push(ConfigError::of_thing(cut(name), "unknown environment variable", fix));
                 }
             }
@@ -114,7 +114,13 @@ impl Layers {
     }
 
     fn unknown_key(&mut self, name: &str, place: Place) {
-        self.errors.push(ConfigError::of_key(cut(name), place, "unknown key", suggest::for_key(name)));
+        let fix = self.suggestion(suggest::for_key, name);
+        self.errors.push(ConfigError::of_key(cut(name), place, "unknown key", fix));
+    }
+
+    /// Looking for the nearest name takes its time, and what is not printed needs none.
+    fn suggestion(&self, find: fn(&str) -> String, name: &str) -> String {
+        if LINES_MAX <= self.errors.len() { "remove it".to_owned() } else { find(name) }
     }
 }
 

@@ -17,6 +17,8 @@ mod problem;
 mod relations;
 mod rule;
 mod suggest;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::path::Path;

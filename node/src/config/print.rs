@@ -25,7 +25,7 @@ impl Effective {
                 let place = self.place(key.path);
                 match &values[section.name][key.name()] {
                     Value::Null => out.push_str(&format!("# {} is not set\n", key.name())),
-                    value => out.push_str(&format!("{} = {value} # {place}\n", key.name())),
+                    value => out.push_str(&format!("{} = {} # {place}\n", key.name(), toml_value(value))),
                 }
             }
         }
@@ -68,7 +68,7 @@ pub fn sample() -> String {
             comment(&mut out, &format!("Takes {}.", key.rule.form(key)));
             match key.default_value() {
                 Value::Null => out.push_str(&format!("# {} = {}\n", key.name(), json!(key.rule.example(key)))),
-                value => out.push_str(&format!("{} = {value}\n", key.name())),
+                value => out.push_str(&format!("{} = {}\n", key.name(), toml_value(value))),
             }
         }
     }
@@ -89,6 +89,14 @@ pub fn help(path: &str) -> String {
         value => format!(", default {value}"),
     };
     format!("{} [key {path}, env {}{default}]", key.about.trim(), key.variable())
+}
+
+/// Texts, numbers and flat lists of them read the same in TOML as in JSON.
+fn toml_value(value: &Value) -> String {
+    match value {
+        Value::Array(items) => format!("[{}]", items.iter().map(toml_value).collect::<Vec<_>>().join(", ")),
+        other => other.to_string(),
+    }
 }
 
 /// `text` as lines of a comment.

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 pub const EXIT_CODE: u8 = 78;
 
 /// Most lines that one report prints: a binary file given by mistake must not flood the terminal.
-const LINES_MAX: usize = 50;
+pub(super) const LINES_MAX: usize = 50;
 
 /// Most characters of a foreign text that a line repeats.
 const QUOTE_CHARS_MAX: usize = 60;
@@ -45,14 +45,14 @@ impl fmt::Display for Place {
         match self {
             Self::Default => write!(out, "default"),
             Self::Derived(source) => write!(out, "default, follows {source}"),
-            Self::File { path, line } => write!(out, "{}:{line}", path.display()),
+            Self::File { path, line } => write!(out, "{}:{line}", one_line(path.display().to_string())),
             Self::Environment(name) | Self::Flag(name) => write!(out, "{name}"),
         }
     }
 }
 
-/// One thing that is wrong. Its text is one line: `gossip.seeds (from --seed): "foo:1" does not resolve; check the
-/// name`.
+/// One thing that is wrong. Its text is one line:
+/// `gossip.seeds (from --seed): "foo:1" does not resolve; check the name or remove it`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{subject}{}: {problem}; {fix}", Origin(.place.as_ref()))]
 pub struct ConfigError {
@@ -123,7 +123,7 @@ impl fmt::Display for ConfigErrors {
 impl std::error::Error for ConfigErrors {}
 
 /// Foreign messages (of parsers, of the system) may have line breaks and more.
-fn one_line(text: impl Into<String>) -> String {
+pub(super) fn one_line(text: impl Into<String>) -> String {
     let text: String = text.into();
     if text.contains(char::is_control) { text.replace(char::is_control, " ") } else { text }
 }

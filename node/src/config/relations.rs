@@ -69,7 +69,7 @@ impl Check<'_> {
             if listen.ip().is_unspecified() {
                 let problem = format!("{listen} is every address of this machine, which tells peers nothing");
                 let fix = "set peer.advertise (--advertise) to the IP:PORT at which peers reach this node";
-                self.report(["peer.listen"], problem, fix);
+                self.report(["peer.listen", "peer.advertise"], problem, fix);
             }
         } else if advertise.ip().is_unspecified() {
             let problem = format!("{advertise} is no address that a peer can reach");

@@ -107,27 +107,29 @@ impl Rule {
 
     /// What to write for `key`, as an order: "write a whole number of milliseconds from 20 to 10000, such as 100".
     pub(super) fn wanted(self, key: &Key) -> String {
-        format!("write {}", self.form(key))
+        let form = self.form(key);
+        match self {
+            Self::Path { .. } | Self::Address | Self::Seeds | Self::Whole { .. } | Self::Real { .. } => {
+                format!("write {form}, such as {}", self.example(key))
+            }
+            Self::Label { .. } | Self::OneOf(_) | Self::Engine | Self::LogFilter => format!("write {form}"),
+        }
     }
 
-    /// The form of the value, for people: type, unit, range and an example.
+    /// The form of the value, for people: type, unit and range.
     pub(super) fn form(self, key: &Key) -> String {
-        let example = self.example(key);
         match self {
             Self::Label { length_min: 0 } => "up to 64 of the characters A-Z a-z 0-9 . _ -".to_owned(),
             Self::Label { .. } => "1 to 64 of the characters A-Z a-z 0-9 . _ -".to_owned(),
-            Self::Path { .. } => format!("a path or name of 1 to {PATH_BYTES_MAX} bytes, such as {example}"),
-            Self::Address => format!("IP:PORT, such as {example}; host names are not looked up here"),
-            Self::Seeds => format!("HOST:PORT, up to {SEEDS_MAX} of them, such as {example}"),
-            Self::Whole { min, max } => {
-                let unit = unit(key.name());
-                format!("a whole number{unit} from {min} to {max}, such as {example}")
-            }
-            Self::Real { min, max } => format!("a number from {min} to {max}, such as {example}"),
+            Self::Path { .. } => format!("1 to {PATH_BYTES_MAX} bytes of text"),
+            Self::Address => "IP:PORT (host names are not looked up here)".to_owned(),
+            Self::Seeds => format!("HOST:PORT, up to {SEEDS_MAX} of them"),
+            Self::Whole { min, max } => format!("a whole number{} from {min} to {max}", unit(key.name())),
+            Self::Real { min, max } => format!("a number from {min} to {max}"),
             Self::OneOf(words) => words.join(" or "),
             Self::Engine => "candle, or synthetic:DURATION such as synthetic:5ms".to_owned(),
             Self::LogFilter => {
-                "error, warn, info, debug, trace or off, or a filter such as info,shoal::forward=debug".to_owned()
+                "off, error, warn, info, debug or trace, or a filter such as info,shoal::forward=debug".to_owned()
             }
         }
     }

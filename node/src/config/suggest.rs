@@ -1,7 +1,8 @@
 //! "Did you mean": the known name that is closest to a mistyped one.
 //!
-//! Pure. For `layers`. Invariant: the cost is bounded, because a name that is longer than any known one is not
-//! compared.
+//! Pure. For `layers` and `rule`.
+//!
+//! Invariant: the cost is bounded, because a name that is longer than any known one is not compared.
 
 use super::keys::{self, SECTIONS};
 
@@ -13,19 +14,21 @@ const LIKENESS_MIN: f64 = 0.7;
 
 /// What to do about the unknown key `given` (`section.name` or a bare name).
 pub(super) fn for_key(given: &str) -> String {
-    let nearest = nearest(given, keys::keys().map(|key| (key.path.to_owned(), key.name())));
+    let last = given.rsplit('.').next().unwrap_or(given);
+    let nearest = nearest(given, last, keys::keys().map(|key| (key.path.to_owned(), key.name())));
     phrase(nearest, "remove it, or see `shoal config sample` for every key")
 }
 
 /// What to do about the unknown section `given`.
 pub(super) fn for_section(given: &str) -> String {
-    let nearest = nearest(given, SECTIONS.iter().map(|section| (section.name.to_owned(), section.name)));
+    let nearest = nearest(given, given, SECTIONS.iter().map(|section| (section.name.to_owned(), section.name)));
     phrase(nearest, "remove it, or see `shoal config sample` for every section")
 }
 
 /// What to do about the unknown environment variable `given`.
 pub(super) fn for_variable(given: &str) -> String {
-    let nearest = nearest(given, keys::keys().map(|key| (key.variable(), key.name())));
+    let last = given.rsplit("__").next().unwrap_or(given);
+    let nearest = nearest(given, last, keys::keys().map(|key| (key.variable(), key.name())));
     phrase(nearest, "remove it: variables with the prefix SHOAL__ set keys only")
 }
 
@@ -43,19 +46,19 @@ fn phrase(nearest: Option<String>, otherwise: &str) -> String {
     nearest.map_or_else(|| otherwise.to_owned(), |name| format!("did you mean `{name}`?"))
 }
 
-/// The candidate that is most like `given`: as a whole, with its words in another order, or by its last part alone.
-fn nearest(given: &str, candidates: impl Iterator<Item = (String, &'static str)>) -> Option<String> {
+/// The candidate (whole, last part) that is most like the given one: as a whole, with its words in another order, or,
+/// which counts a little less, by the last part alone.
+fn nearest(given: &str, last: &str, candidates: impl Iterator<Item = (String, &'static str)>) -> Option<String> {
     if NAME_BYTES_MAX < given.len() {
         return None;
     }
-    let given = given.to_lowercase();
+    let (given, last) = (given.to_lowercase(), last.to_lowercase());
     let (likeness, name) = candidates
-        .map(|(whole, last)| {
+        .map(|(whole, whole_last)| {
             let lower = whole.to_lowercase();
             let as_whole = strsim::normalized_damerau_levenshtein(&given, &lower);
             let as_words = strsim::normalized_damerau_levenshtein(&sorted_words(&given), &sorted_words(&lower));
-            // A little less, so that a likeness of the whole wins.
-            let by_last = 0.95 * strsim::normalized_damerau_levenshtein(&given, last);
+            let by_last = 0.95 * strsim::normalized_damerau_levenshtein(&last, whole_last);
             (as_whole.max(as_words).max(by_last), whole)
         })
         .reduce(|best, next| if best.0 < next.0 { next } else { best })?;
