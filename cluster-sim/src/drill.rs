@@ -1,7 +1,7 @@
 //! `cluster-sim drill`: a fault in a real shoal under load, and a verdict on what its clients saw.
 //!
-//! For `main`. `kill` runs the fault and measures, `judge` turns records into a `judgement`, `watch` reads what the nodes
-//! say meanwhile.
+//! For `main`. `kill` runs the fault and measures, `judge` turns records into a `judgement`, `watch` reads what the
+//! nodes say meanwhile.
 
 mod judge;
 mod judgement;

@@ -192,7 +192,8 @@ mod tests {
     const PAGE: &str = concat!(
         "# HELP shoal_offers Jobs offered to a peer.\n# TYPE shoal_offers counter\n",
         "shoal_offers_total{peer=\"node-2\"} 7\nshoal_offers_total{peer=\"node-3\"} 5\n",
-        "shoal_forwards_total{peer=\"node-2\",outcome=\"ok\"} 4\nshoal_forwards_total{peer=\"node-2\",outcome=\"lost\"} 2\n",
+        "shoal_forwards_total{peer=\"node-2\",outcome=\"ok\"} 4\n",
+        "shoal_forwards_total{peer=\"node-2\",outcome=\"lost\"} 2\n",
         "shoal_jobs_held 3\nshoal_queue_rows 0\nshoal_bytes_in_flight 0 1700000000\n",
         "odd{text=\"a \\\"b\\\" } c\"} 1\nshoal_offers_total{peer=\"cut\nnonsense\n# EOF\n",
     );

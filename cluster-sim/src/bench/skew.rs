@@ -131,7 +131,7 @@ fn explain(options: &Options, rate_per_s: f64) -> String {
         format!("; one node can do {capacity:.1}/s, so all are {percent:.0} % busy")
     });
     format!(
-        "{nodes} nodes, engine {}: {rate_per_s:.1} requests/s, even or {hot_per_s:.1}/s of them at the first door{capacity}",
+        "{nodes} nodes, engine {}: {rate_per_s:.1} requests/s, even or {hot_per_s:.1}/s of them at one door{capacity}",
         options.load.engine
     )
 }
@@ -205,7 +205,7 @@ fn show(report: Report, result: &SkewReport) -> Result<()> {
         report.line(format_args!("  failed: {what}"))?;
     }
     report.line(format_args!(
-        "p50 {:.2}x, p99 {:.2}x of the even load (goal: at most {:.2}x); the generator sent at most {:.1} ms late (p99)",
+        "p50 {:.2}x, p99 {:.2}x of the even load (goal: at most {:.2}x); generator late (p99): {:.1} ms",
         result.p50_ratio, result.p99_ratio, result.p99_ratio_max, result.generator_late_p99_ms
     ))?;
     report.line(format_args!("verdict: {}", result.verdict))?;

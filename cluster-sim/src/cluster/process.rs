@@ -36,8 +36,8 @@ pub(crate) struct NodeCommand {
 pub(crate) struct NodeProcess {
     pub(crate) command: NodeCommand,
     child: Child,
-    /// Our end of the pipe whose end tells the node to leave. Kept apart from the child: waiting for a child closes what
-    /// it still has of its own, and a node that drains would take that for the death of its parent.
+    /// Our end of the pipe whose end tells the node to leave. Kept apart from the child: waiting for a child closes
+    /// what it still has of its own, and a node that drains would take that for the death of its parent.
     stdin: Option<ChildStdin>,
     ended: Option<ExitStatus>,
 }

@@ -80,8 +80,8 @@ pub(crate) struct Judgement {
     pub(super) ended_ms: f64,
     /// From the restart until every other node saw it ready.
     pub(super) seen_ms: f64,
-    /// From the restart until it was at work again: the longest, and each. At work = it computed for another door; for the
-    /// hot door, which has too much of its own for that: it computed anything.
+    /// From the restart until it was at work again: the longest, and each. At work = it computed for another door;
+    /// for the hot door, which has too much of its own for that: it computed anything.
     pub(super) recovery_ms: f64,
     pub(super) recovery_ms_each: Vec<f64>,
     pub(super) placements_per_request: Placements,

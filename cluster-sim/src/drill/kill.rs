@@ -227,8 +227,8 @@ impl Hit<'_> {
         }
     }
 
-    /// Answers by which the victim shows that it is back: those for other doors, which nobody asked it for directly. The
-    /// hot door has too much of its own to get work of others, so there any answer counts.
+    /// Answers by which the victim shows that it is back: those for other doors, which nobody asked it for directly.
+    /// The hot door has too much of its own to get work of others, so there any answer counts.
     fn works_done(&self) -> u64 {
         let ledger = self.load.ledger();
         if self.victim == HOT { ledger.served()[self.victim] } else { ledger.served_for_others(self.victim) }

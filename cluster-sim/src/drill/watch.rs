@@ -199,7 +199,9 @@ mod tests {
         let page = Counters::parse(concat!(
             "shoal_offers_total{peer=\"b\"} 12\nshoal_offers_total{peer=\"c\"} 99\n",
             "shoal_forwards_total{peer=\"b\",outcome=\"ok\"} 6\nshoal_forwards_total{peer=\"b\",outcome=\"busy\"} 1\n",
-            "shoal_forwards_total{peer=\"b\",outcome=\"lost\"} 2\nshoal_forwards_total{peer=\"b\",outcome=\"unreachable\"} 1\nshoal_forwards_total{peer=\"c\",outcome=\"lost\"} 9\n",
+            "shoal_forwards_total{peer=\"b\",outcome=\"lost\"} 2\n",
+            "shoal_forwards_total{peer=\"b\",outcome=\"unreachable\"} 1\n",
+            "shoal_forwards_total{peer=\"c\",outcome=\"lost\"} 9\n",
         ));
         let forwards = Forwards::of(&page, "b");
         let harmed = Harmed { lost: 2, unreachable: 1, ..Harmed::default() };

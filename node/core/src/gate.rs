@@ -13,7 +13,7 @@ use crate::time::{Micros, MonoTime};
 pub enum Gate {
     /// It gets requests.
     Passing {
-        /// Transport failures since its last word.
+        /// Silences since its last word.
         misses: u8,
     },
     /// It gets none.
@@ -37,8 +37,10 @@ pub enum Gate {
 pub enum Signal {
     /// Any direct word from the peer: an acceptance, an answer, a refusal, a ping's answer, a request of its own.
     Heard,
-    /// A connection could not be made or broke, or an acceptance did not come in time.
-    Failed,
+    /// A connection could not be made, or broke: nothing gets there now.
+    Broke,
+    /// Something that should have come did not: an acknowledgement, the answer to a ping. It may only be slow.
+    Silent,
     /// Time went by.
     Tick,
 }
@@ -46,7 +48,7 @@ pub enum Signal {
 /// How long a peer is left alone.
 #[derive(Clone, Copy, Debug)]
 pub struct GateRules {
-    /// So many failures in a row block. At least 1.
+    /// So many silences in a row block; a broken connection does so at once. At least 1.
     pub misses_max: u8,
     /// First pause; each further one in a row is twice as long.
     pub pause_first: Micros,
@@ -105,16 +107,19 @@ impl Gate {
 pub fn step(now: MonoTime, rules: &GateRules, gate: Gate, signal: Signal) -> Gate {
     match (gate, signal) {
         (_, Signal::Heard) => Gate::NEW,
-        (Gate::Passing { misses }, Signal::Failed) if misses.saturating_add(1) < rules.misses_max => {
+        (Gate::Passing { misses }, Signal::Silent) if misses.saturating_add(1) < rules.misses_max => {
             Gate::Passing { misses: misses + 1 }
         }
-        (Gate::Passing { .. }, Signal::Failed) => rules.pause(now, 1),
+        (Gate::Passing { .. }, Signal::Broke | Signal::Silent) => rules.pause(now, 1),
         (Gate::Blocking { until, trips }, Signal::Tick) if until <= now => {
             Gate::Probing { until: now + rules.ping_limit, trips }
         }
         (Gate::Probing { until, trips }, Signal::Tick) if until <= now => rules.pause(now, trips.saturating_add(1)),
-        (Gate::Probing { trips, .. }, Signal::Failed) => rules.pause(now, trips.saturating_add(1)),
-        (Gate::Passing { .. } | Gate::Blocking { .. } | Gate::Probing { .. }, Signal::Failed | Signal::Tick) => gate,
+        (Gate::Probing { trips, .. }, Signal::Broke | Signal::Silent) => rules.pause(now, trips.saturating_add(1)),
+        (
+            Gate::Passing { .. } | Gate::Blocking { .. } | Gate::Probing { .. },
+            Signal::Broke | Signal::Silent | Signal::Tick,
+        ) => gate,
     }
 }
 
@@ -132,40 +137,47 @@ mod tests {
         assert_eq!(end, expected, "{steps:?}");
     }
 
-    use Signal::{Failed, Heard, Tick};
+    use Signal::{Broke, Heard, Silent, Tick};
 
     #[test]
-    fn one_failure_between_words_does_not_block() {
-        run(&[(0, Failed), (1, Heard), (2, Failed)], Gate::Passing { misses: 1 });
+    fn one_silence_between_words_does_not_block() {
+        run(&[(0, Silent), (1, Heard), (2, Silent)], Gate::Passing { misses: 1 });
     }
 
     #[test]
-    fn two_failures_in_a_row_block_for_a_second() {
-        run(&[(0, Failed), (5, Failed)], Gate::Blocking { until: ms(1005), trips: 1 });
+    fn two_silences_in_a_row_block_for_a_second() {
+        run(&[(0, Silent), (5, Silent)], Gate::Blocking { until: ms(1005), trips: 1 });
     }
 
     #[test]
-    fn a_late_failure_does_not_lengthen_the_pause() {
-        run(&[(0, Failed), (0, Failed), (10, Failed)], Gate::Blocking { until: ms(1000), trips: 1 });
+    fn a_broken_connection_blocks_at_once() {
+        run(&[(7, Broke)], Gate::Blocking { until: ms(1007), trips: 1 });
+        run(&[(0, Broke), (10, Broke), (20, Silent)], Gate::Blocking { until: ms(1000), trips: 1 });
+        run(&[(0, Broke), (1000, Tick), (1001, Broke)], Gate::Blocking { until: ms(3001), trips: 2 });
+    }
+
+    #[test]
+    fn a_late_signal_does_not_lengthen_the_pause() {
+        run(&[(0, Silent), (0, Silent), (10, Silent)], Gate::Blocking { until: ms(1000), trips: 1 });
     }
 
     #[test]
     fn the_end_of_a_pause_is_a_ping_and_not_a_request() {
-        run(&[(0, Failed), (0, Failed), (999, Tick)], Gate::Blocking { until: ms(1000), trips: 1 });
-        run(&[(0, Failed), (0, Failed), (1000, Tick)], Gate::Probing { until: ms(1400), trips: 1 });
+        run(&[(0, Silent), (0, Silent), (999, Tick)], Gate::Blocking { until: ms(1000), trips: 1 });
+        run(&[(0, Silent), (0, Silent), (1000, Tick)], Gate::Probing { until: ms(1400), trips: 1 });
     }
 
     #[test]
     fn a_ping_that_is_never_answered_becomes_a_longer_pause() {
-        let lost = [(0, Failed), (0, Failed), (1000, Tick), (1399, Tick), (1400, Tick)];
+        let lost = [(0, Silent), (0, Silent), (1000, Tick), (1399, Tick), (1400, Tick)];
         run(&lost, Gate::Blocking { until: ms(3400), trips: 2 });
-        run(&[(0, Failed), (0, Failed), (1000, Tick), (1100, Failed)], Gate::Blocking { until: ms(3100), trips: 2 });
+        run(&[(0, Silent), (0, Silent), (1000, Tick), (1100, Silent)], Gate::Blocking { until: ms(3100), trips: 2 });
     }
 
     #[test]
     fn any_word_opens_from_every_state() {
-        run(&[(0, Failed), (0, Failed), (3, Heard)], Gate::NEW);
-        run(&[(0, Failed), (0, Failed), (1000, Tick), (1001, Heard)], Gate::NEW);
+        run(&[(0, Silent), (0, Silent), (3, Heard)], Gate::NEW);
+        run(&[(0, Silent), (0, Silent), (1000, Tick), (1001, Heard)], Gate::NEW);
     }
 
     /// From every state reachable within nine signals, silence followed by ticks leads to a ping, and a word to
@@ -178,7 +190,7 @@ mod tests {
             states = states
                 .iter()
                 .flat_map(|&(gate, at)| {
-                    [Heard, Failed, Tick].map(|signal| (step(ms(at + 700), &rules, gate, signal), at + 700))
+                    [Heard, Silent, Broke, Tick].map(|signal| (step(ms(at + 700), &rules, gate, signal), at + 700))
                 })
                 .collect();
             for &(gate, at) in &states {

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use crate::admission::Held;
 use crate::cost::{Cost, CostModel};
-use crate::gate::Gate;
+use crate::gate::{Gate, Signal};
 use crate::id::{Attempt, BatchId, BootId, JobId, NodeId};
 use crate::lifecycle::{self, DoorSignal, DoorState, EngineState};
 use crate::load::Report;
@@ -56,6 +56,7 @@ struct Job {
     units: Arc<[u32]>,
     units_sum: u64,
     bytes: u64,
+    arrived: MonoTime,
     deadline: MonoTime,
     history: History,
     phase: Phase,
@@ -65,6 +66,8 @@ struct Job {
 enum Phase {
     /// Nowhere: only while a step decides.
     Arriving,
+    /// Nowhere: this node starts, and knows no peer yet that can compute.
+    Waiting,
     /// Its rows wait or run on this node.
     Here { rows_done: usize },
     /// On a peer.
@@ -138,19 +141,24 @@ impl Node {
                 self.heard(now, &peer, word);
                 self.on_refused(now, job, attempt, refusal, effects);
             }
-            Input::Broke { job, attempt, peer } => self.on_broke(now, job, attempt, &peer, effects),
+            Input::Broke { job, attempt, peer } => self.on_broke(now, (job, attempt), &peer, Signal::Broke, effects),
             Input::Heard { peer, word } => self.heard(now, &peer, word),
-            Input::PingFailed { peer } => self.peers.on_failed(now, &self.rules.gate, &peer),
-            Input::Membership(members) => self.peers.on_membership(now, members),
+            Input::PingFailed { peer } => self.peers.on_failed(now, &self.rules.gate, &peer, Signal::Silent),
+            Input::Membership(members) => {
+                self.peers.on_membership(now, members);
+                self.place_waiting(now, effects);
+            }
             Input::EngineReady { units, took } => {
                 self.engine = EngineState::Ready;
                 self.cost.observe(units, took);
                 self.publish(now, effects);
+                self.place_waiting(now, effects);
             }
             Input::EngineFailed => {
                 self.engine = EngineState::Failed;
                 self.publish(now, effects);
                 self.leave_device(now, effects);
+                self.place_waiting(now, effects);
             }
             Input::Leave => {
                 self.move_door(now, DoorSignal::Leave, effects);
@@ -231,6 +239,7 @@ impl Node {
             effects.push(Effect::Ping { peer });
         }
         self.end_what_is_late(now, effects);
+        self.place_waiting(now, effects);
         self.move_door(now, DoorSignal::Tick { idle: self.jobs.is_empty() }, effects);
         self.publish_if_due(now, effects);
     }

@@ -122,10 +122,10 @@ impl Peers {
         }
     }
 
-    /// The transport to `peer` failed.
-    pub fn on_failed(&mut self, now: MonoTime, rules: &GateRules, peer: &NodeId) {
+    /// The transport to `peer` failed: how, says `signal`.
+    pub fn on_failed(&mut self, now: MonoTime, rules: &GateRules, peer: &NodeId, signal: Signal) {
         if let Some(peer) = self.table.get_mut(peer) {
-            peer.gate = gate::step(now, rules, peer.gate, Signal::Failed);
+            peer.gate = gate::step(now, rules, peer.gate, signal);
         }
     }
 
@@ -266,7 +266,7 @@ mod tests {
         let rules = GateRules::default();
         peers.on_sent(&id("a"), JobId(1), 20);
         for _ in 0..2 {
-            peers.on_failed(MonoTime::START, &rules, &id("a"));
+            peers.on_failed(MonoTime::START, &rules, &id("a"), Signal::Silent);
         }
         assert!(peers.eligible(&[]).is_empty());
         peers.on_membership(MonoTime::START, vec![facts("a", 1)]);
@@ -305,7 +305,7 @@ mod tests {
         let mut peers = table(vec![facts("a", 1)]);
         let rules = GateRules::default();
         for _ in 0..2 {
-            peers.on_failed(MonoTime::START, &rules, &id("a"));
+            peers.on_failed(MonoTime::START, &rules, &id("a"), Signal::Silent);
         }
         let later = MonoTime::START + rules.pause_first;
         assert_eq!(peers.on_tick(later, &rules), [id("a")]);

@@ -5,6 +5,7 @@
 //! Not here: which peer (`route`); whether the peer is to blame (`gate`).
 
 use crate::id::NodeId;
+use crate::time::Micros;
 
 /// How often a job is placed.
 #[derive(Clone, Copy, Debug)]
@@ -13,11 +14,13 @@ pub struct RetryRules {
     pub placements_max: u8,
     /// So many nodes must fail to compute a job before it counts as the request's own fault. At least 1.
     pub engine_failures_max: u8,
+    /// How long a job may wait for a node that starts, when there is no peer to take it.
+    pub start_hold: Micros,
 }
 
 impl Default for RetryRules {
     fn default() -> Self {
-        Self { placements_max: 3, engine_failures_max: 2 }
+        Self { placements_max: 3, engine_failures_max: 2, start_hold: Micros::from_ms(2000) }
     }
 }
 

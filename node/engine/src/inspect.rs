@@ -2,7 +2,7 @@
 //!
 //! For `shoal model inspect`. Runs the steps of loading one by one and keeps what each of them learned, so that a
 //! directory that cannot be served is still described as far as it can be understood.
-//! Invariants: `supported` means that [`crate::load`] accepts the directory.
+//! Invariants: `supported` means that [`crate::load()`] accepts the directory.
 
 use std::fs;
 use std::path::Path;

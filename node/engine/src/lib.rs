@@ -12,6 +12,7 @@ mod encoder;
 mod finish;
 mod inspect;
 mod load;
+mod pickle_guard;
 mod pool;
 mod recipe;
 mod revision;

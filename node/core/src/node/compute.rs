@@ -4,6 +4,7 @@
 //! Invariants: at most one batch is on the device; a row whose batch failed runs alone before anybody is blamed.
 
 use super::{EngineFault, Job, Node, Outcome, Phase, Placed, Refusal, RowVerdict, Running, Source};
+use crate::gate::Signal;
 use crate::id::{BatchId, JobId, RowRef};
 use crate::lifecycle::EngineState;
 use crate::node::Effect;
@@ -150,7 +151,7 @@ impl Node {
         let job = self.jobs.remove(&id).expect("only a held job can end");
         self.bytes_held -= job.bytes;
         match job.phase {
-            Phase::Arriving => {}
+            Phase::Arriving | Phase::Waiting => {}
             Phase::Here { .. } => self.queue.remove(id, job.deadline),
             Phase::Away { peer, attempt, .. } => {
                 self.peers.on_settled(&peer, id);
@@ -171,12 +172,12 @@ impl Node {
             Phase::Away { peer, attempt, sent, accepted: false } if *sent + limit <= now => {
                 Some((peer.clone(), *attempt))
             }
-            Phase::Away { .. } | Phase::Here { .. } | Phase::Arriving => None,
+            Phase::Away { .. } | Phase::Here { .. } | Phase::Waiting | Phase::Arriving => None,
         };
         let silent: Vec<_> = self.jobs.iter().filter_map(|(&id, job)| silent(job).map(|away| (id, away))).collect();
         for (job, (peer, attempt)) in silent {
             effects.push(Effect::Abandon { job, attempt });
-            self.on_broke(now, job, attempt, &peer, effects);
+            self.on_broke(now, (job, attempt), &peer, Signal::Silent, effects);
         }
     }
 }

@@ -6,6 +6,7 @@
 
 use super::{Arrival, Effect, EngineFault, Job, Node, Outcome, Phase, Placed, Refusal, Source, Verdict};
 use crate::admission;
+use crate::gate::Signal;
 use crate::id::{Attempt, JobId, NodeId};
 use crate::lifecycle::{DoorState, EngineState};
 use crate::peers::{Question, Word};
@@ -29,7 +30,7 @@ impl Node {
         let units_sum = units.iter().map(|&units| u64::from(units)).sum();
         let (history, phase) = (History::default(), Phase::Arriving);
         self.bytes_held += bytes;
-        self.jobs.insert(id, Job { source, units, units_sum, bytes, deadline, history, phase });
+        self.jobs.insert(id, Job { source, units, units_sum, bytes, arrived: now, deadline, history, phase });
         self.place(now, id, effects);
     }
 
@@ -101,7 +102,26 @@ impl Node {
             Choice::Here => self.queue_here(id),
             Choice::There(peer) => self.send_away(now, id, &peer, here, effects),
             Choice::Nowhere if able => self.shed(now, id, effects),
-            Choice::Nowhere => self.give_up(now, id, effects),
+            Choice::Nowhere => self.wait_or_give_up(now, id, effects),
+        }
+    }
+
+    /// A node that was just started knows no peer for some tenths of a second and has no model for some seconds: callers
+    /// that it was resolved to are held for a moment instead of being refused.
+    fn wait_or_give_up(&mut self, now: MonoTime, id: JobId, effects: &mut Vec<Effect>) {
+        let job = self.jobs.get_mut(&id).expect("only a held job is placed");
+        if self.engine == EngineState::Starting && now < job.arrived + self.rules.retry.start_hold {
+            job.phase = Phase::Waiting;
+        } else {
+            self.give_up(now, id, effects);
+        }
+    }
+
+    /// Tries again to place what waits for this node, or a peer, to be able to compute.
+    pub(super) fn place_waiting(&mut self, now: MonoTime, effects: &mut Vec<Effect>) {
+        let waiting = self.jobs.iter().filter(|(_, job)| matches!(job.phase, Phase::Waiting));
+        for id in waiting.map(|(&id, _)| id).collect::<Vec<_>>() {
+            self.place(now, id, effects);
         }
     }
 
@@ -167,7 +187,7 @@ impl Node {
     fn current(&mut self, id: JobId, attempt: Attempt) -> Option<&mut Job> {
         let current = |job: &Job| match &job.phase {
             Phase::Away { attempt: current, .. } => *current == attempt,
-            Phase::Here { .. } | Phase::Arriving => false,
+            Phase::Here { .. } | Phase::Waiting | Phase::Arriving => false,
         };
         self.jobs.get_mut(&id).filter(|job| current(job))
     }
@@ -223,12 +243,12 @@ impl Node {
     pub(super) fn on_broke(
         &mut self,
         now: MonoTime,
-        id: JobId,
-        attempt: Attempt,
+        (id, attempt): (JobId, Attempt),
         peer: &NodeId,
+        signal: Signal,
         effects: &mut Vec<Effect>,
     ) {
-        self.peers.on_failed(now, &self.rules.gate, peer);
+        self.peers.on_failed(now, &self.rules.gate, peer, signal);
         if self.take_back(id, attempt).is_some() {
             self.place(now, id, effects);
         }
