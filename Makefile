@@ -26,8 +26,7 @@ release: prepare ## Build the node and cluster-sim, optimised
 ##@ Check
 .PHONY: test
 test: prepare ## Prepare what the tests need, then run every test
-	tests/prepare model
-	$(CARGO) test --workspace --locked
+	minilm=$$(tests/prepare model) && SHOAL_TEST_MINILM_DIR=$$minilm $(CARGO) test --workspace --locked
 
 .PHONY: check
 check: fmt lint doc ## Run fmt, lint and doc, one after the other

@@ -44,14 +44,15 @@ fn line_ends(repo: &Repo) -> Vec<Finding> {
     findings
 }
 
+/// A line with a text in quotes may be longer: expected bodies and messages are read, and searched for, in one piece.
 fn columns(repo: &Repo) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (path, text) in repo.texts(".rs") {
         for (index, line) in text.lines().enumerate() {
             let columns = line.chars().count();
-            if columns > COLUMNS_MAX {
+            if columns > COLUMNS_MAX && !line.contains('"') {
                 let fault = format!("{columns} columns, more than {COLUMNS_MAX}");
-                findings.push(Finding::at(&path, index + 1, fault, "break the line; `\\` continues a string"));
+                findings.push(Finding::at(&path, index + 1, fault, "break the line"));
             }
             if line.contains('\t') {
                 findings.push(Finding::at(&path, index + 1, "a tab", "indent with spaces; in a string write `\\t`"));
@@ -120,7 +121,13 @@ fn a_ragged_line_end_is_found() {
 fn a_long_line_and_a_tab_are_found_and_columns_are_not_bytes() {
     let long = format!("//! {}\n", "x".repeat(COLUMNS_MAX - 3));
     let fits = format!("//! {}\n", "é".repeat(COLUMNS_MAX - 4));
-    let repo = Repo::example(&[("fits.rs", &fits), ("long.rs", &long), ("tab.rs", "//! Tab.\n\tfn a() {}\n")]);
+    let text = format!("let body = \"{}\";\n", "x".repeat(COLUMNS_MAX));
+    let repo = Repo::example(&[
+        ("fits.rs", &fits),
+        ("text.rs", &text),
+        ("long.rs", &long),
+        ("tab.rs", "//! Tab.\n\tfn a() {}\n"),
+    ]);
     assert_found(&columns(&repo), &["long.rs:1: 121 columns", "tab.rs:2: a tab"]);
 }
 

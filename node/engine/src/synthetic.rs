@@ -1,7 +1,7 @@
 //! A stand-in for a model: it takes time like one device and answers with a vector made from a hash of the text.
 //!
 //! For drills, benchmarks of the cluster itself, and a first try without a model. It says of itself that it is a
-//! stand-in. Its misbehaviour is switched at run time by a control file (see [`Control`]).
+//! stand-in. Its misbehaviour is switched at run time by a control file: see [`Synthetic::new`].
 //! Invariants: the same text gives the same vector on every node; a batch takes `per_batch` plus the time of each item.
 
 use std::path::PathBuf;
@@ -77,11 +77,7 @@ fn duration(text: &str) -> Result<Duration, String> {
     if DURATION_MAX < duration { Err(format!("`{text}` is longer than an hour")) } else { Ok(duration) }
 }
 
-/// How the stand-in misbehaves now: the words of its control file, read before each batch.
-///
-/// An absent or empty file is a healthy stand-in. Words: `slow=FACTOR` (1 to 1000), `hang` (until the word goes),
-/// `nan`,
-/// `fail`. Others are ignored.
+/// How the stand-in misbehaves now.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Control {
     slow: f64,
@@ -122,6 +118,9 @@ pub struct Synthetic {
 
 impl Synthetic {
     /// A stand-in that calls itself `name`; `seed` fixes the exponential times.
+    ///
+    /// `control_file` is read before each batch. Absent or empty, the stand-in is healthy; its words are `slow=FACTOR`
+    /// (1 to 1000), `hang` (until the word is gone), `nan` and `fail`. Others are ignored.
     #[must_use]
     pub fn new(spec: SyntheticSpec, name: &str, control_file: Option<PathBuf>, seed: u64) -> Self {
         let card = Card {

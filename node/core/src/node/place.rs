@@ -106,8 +106,8 @@ impl Node {
         }
     }
 
-    /// A node that was just started knows no peer for some tenths of a second and has no model for some seconds: callers
-    /// that it was resolved to are held for a moment instead of being refused.
+    /// A node that was just started knows no peer for some tenths of a second and has no model for some seconds:
+    /// callers that it was resolved to are held for a moment instead of being refused.
     fn wait_or_give_up(&mut self, now: MonoTime, id: JobId, effects: &mut Vec<Effect>) {
         let job = self.jobs.get_mut(&id).expect("only a held job is placed");
         if self.engine == EngineState::Starting && now < job.arrived + self.rules.retry.start_hold {
