@@ -2,7 +2,7 @@
 //!
 //! For `main`, in containers that have no curl. One request over plain blocking sockets: a runtime would be most of its
 //! cost.
-//! Invariants: ends within [`LIMIT`] per step, whatever is at the other end.
+//! Invariants: no step takes more than two seconds, whatever is at the other end.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};

@@ -36,12 +36,9 @@ const CORE: Map = Map {
     sources: "node/core/src",
     levels: &[
         Level { siblings: Siblings::Apart, modules: &["time", "id", "prng"] },
-        // The one measure that the policies share: what a batch will take.
-        Level { siblings: Siblings::Apart, modules: &["cost"] },
-        Level {
-            siblings: Siblings::Apart,
-            modules: &["load", "gate", "admission", "batch", "route", "retry", "lifecycle"],
-        },
+        Level { siblings: Siblings::Apart, modules: &["cost", "gate", "admission", "route", "retry", "lifecycle"] },
+        // They reckon with what a batch will take.
+        Level { siblings: Siblings::Apart, modules: &["load", "batch"] },
         Level { siblings: Siblings::Apart, modules: &["peers", "queue"] },
         Level { siblings: Siblings::Apart, modules: &["node"] },
     ],
@@ -53,7 +50,7 @@ const NODE: Map = Map {
         Level { siblings: Siblings::Free, modules: &["clock", "config", "identity", "job", "telemetry", "wire"] },
         Level { siblings: Siblings::Apart, modules: &["listen", "forward", "gossip", "compute", "models"] },
         Level { siblings: Siblings::Apart, modules: &["shell"] },
-        Level { siblings: Siblings::Apart, modules: &["serve"] },
+        Level { siblings: Siblings::Apart, modules: &["serve", "healthcheck"] },
         Level { siblings: Siblings::Apart, modules: &["cli"] },
     ],
 };

@@ -1,12 +1,11 @@
 //! Which package may depend on which, and what may never be below the core.
 //!
 //! For whoever edits a manifest.
-//! Invariants: the edges between our packages equal a written list, whatever kind of dependency they are; the tree of
-//! `shoal-core`, read from `Cargo.lock`, holds no clock, no ambient randomness and no runtime; versions stand at the
-//! root only.
+//! Invariants: the edges between our packages equal a written list, whatever kind of dependency they are; what cargo
+//! builds below `shoal-core` holds no clock, no ambient randomness and no runtime; versions stand at the root only.
 //! Not here: arrows between modules (`levels`); licences and advisories (`deny.toml`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::process::Command;
 
@@ -104,50 +103,40 @@ fn edges(metadata: &Value, written: &[(&str, &str)]) -> Vec<Finding> {
     added.chain(gone).collect()
 }
 
-/// For each package name of a `Cargo.lock`, the names that it depends on.
+/// What is below `package` as cargo would build it alone, one package a line, its depth in front of its name.
 ///
-/// Versions of one package are joined: for a ban, any version is one too many.
-fn locked(lock: &str) -> BTreeMap<&str, BTreeSet<&str>> {
-    let mut packages: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    let mut current = "";
-    for line in lock.lines() {
-        if let Some(name) = line.strip_prefix("name = ") {
-            current = name.trim_matches('"');
-            packages.entry(current).or_default();
-        } else if let Some(entry) = line.strip_prefix(" \"") {
-            let name = entry.split([' ', '"']).next().unwrap_or_default();
-            packages.entry(current).or_default().insert(name);
-        }
-    }
-    packages
+/// Not read from `Cargo.lock`: that names every optional dependency that anybody in the workspace turned on.
+fn tree(repo: &Repo, package: &str) -> String {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
+    let output = Command::new(cargo)
+        .args(["tree", "--offline", "--edges", "normal,build", "--prefix", "depth", "--package", package])
+        .current_dir(repo.root())
+        .output()
+        .expect("cargo started this test, so it can be started again");
+    assert!(output.status.success(), "cargo tree failed: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// What is banned below a package, each with the shortest way that leads to it.
+/// What is banned below a package, each with a way that leads to it.
 ///
-/// Its development dependencies do not count: they are in no build of the node.
-fn bans(repo: &Repo, metadata: &Value, ban: &Ban) -> Vec<Finding> {
-    let lock = repo.text("Cargo.lock").expect("the repository has a Cargo.lock");
-    let locked = locked(&lock);
-    let package = list(metadata, "packages").iter().find(|package| text(package, "name") == ban.package);
-    let package = package.unwrap_or_else(|| panic!("there is no package {} to check", ban.package));
-    let direct = list(package, "dependencies").iter().filter(|dependency| text(dependency, "kind") != "dev");
-    let mut ways: Vec<Vec<&str>> = direct.map(|dependency| vec![text(dependency, "name")]).collect();
-    let mut seen: BTreeSet<&str> = ways.iter().flatten().copied().collect();
-    let mut next = 0;
-    while let Some(way) = ways.get(next).cloned() {
-        let below = way.last().and_then(|name| locked.get(name)).into_iter().flatten();
-        for name in below.filter(|name| seen.insert(name)) {
-            ways.push(way.iter().copied().chain([*name]).collect());
+/// `tree` is as [`tree`] gives it. Development dependencies do not count: they are in no build of the node.
+fn bans(tree: &str, ban: &Ban) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut way: Vec<&str> = Vec::new();
+    for line in tree.lines() {
+        let digits = line.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(line.len());
+        let (Ok(depth), Some(name)) = (line[..digits].parse::<usize>(), line[digits..].split(' ').next()) else {
+            continue;
+        };
+        way.truncate(depth);
+        way.push(name);
+        if 0 < depth && ban.banned.contains(&name) {
+            let fault = format!("{} may not have `{name}` below it: {}", ban.package, ban.why);
+            let fix = format!("drop `{}`, or turn off the feature that pulls it in", way[1]);
+            findings.push(Finding::new(way.join(" -> "), fault, fix));
         }
-        next += 1;
     }
-    let banned = ways.iter().filter(|way| way.last().is_some_and(|name| ban.banned.contains(name)));
-    let findings = banned.map(|way| {
-        let fault = format!("{} may not have `{}` below it: {}", ban.package, way[way.len() - 1], ban.why);
-        let fix = format!("drop `{}`, or turn off the feature that pulls it in", way[0]);
-        Finding::new(format!("{} -> {}", ban.package, way.join(" -> ")), fault, fix)
-    });
-    findings.collect()
+    findings
 }
 
 fn manifests(repo: &Repo) -> Vec<Finding> {
@@ -187,10 +176,10 @@ fn the_arrows_between_packages_are_the_written_ones() {
 
 #[test]
 fn nothing_banned_is_below_a_package() {
-    let repo = Repo::here();
-    let metadata = metadata(&repo);
     for ban in BANS {
-        assert_none(&bans(&repo, &metadata, ban));
+        let tree = tree(&Repo::here(), ban.package);
+        assert!(tree.starts_with(&format!("0{} ", ban.package)), "cargo tree wrote something else:\n{tree}");
+        assert_none(&bans(&tree, ban));
     }
 }
 
@@ -235,16 +224,20 @@ fn a_written_arrow_that_is_gone_is_found() {
 
 #[test]
 fn a_banned_package_is_found_however_deep_it_lies() {
-    let lock = "[[package]]\nname = \"a\"\ndependencies = [\n \"dice\",\n]\n\n\
-                [[package]]\nname = \"dice\"\ndependencies = [\n \"bits 0.2.0\",\n]\n\n\
-                [[package]]\nname = \"bits\"\nversion = \"0.2.0\"\ndependencies = [\n \"getrandom\",\n]\n\n\
-                [[package]]\nname = \"getrandom\"\n";
-    let ban = Ban { package: "a", banned: &["getrandom"], why: "of a test" };
-    let direct = two_packages("[dependencies]\ndice = \"1\"\n", lock);
-    let findings = bans(&direct, &metadata(&direct), &ban);
-    assert_found(&findings, &["a -> dice -> bits -> getrandom: a may not have `getrandom` below it"]);
-    let for_tests_only = two_packages("[dev-dependencies]\ndice = \"1\"\n", lock);
-    assert_none(&bans(&for_tests_only, &metadata(&for_tests_only), &ban));
+    let tree =
+        "0a v0.1.0 (/somewhere)\n1dice v1.0.0\n2bits v0.2.0\n3getrandom v0.3.0\n1safe v1.0.0\n1getrandom v0.4.0\n";
+    let ban = Ban { package: "a", banned: &["getrandom", "a"], why: "of a test" };
+    let expected = ["a -> dice -> bits -> getrandom: a may not have `getrandom` below it", "a -> getrandom: a may not"];
+    assert_found(&bans(tree, &ban), &expected);
+}
+
+#[test]
+fn only_what_is_built_counts_as_below() {
+    for (kind, below) in [("dependencies", true), ("dev-dependencies", false)] {
+        let repo = two_packages(&format!("[{kind}]\nb = {{ path = \"../b\" }}\n"), "");
+        let ban = Ban { package: "a", banned: &["b"], why: "of a test" };
+        assert_eq!(!bans(&tree(&repo, "a"), &ban).is_empty(), below, "{kind}");
+    }
 }
 
 #[test]

@@ -206,7 +206,7 @@ mod tests {
         let mut node = shell(&directory, "echo up; cat; echo told");
         let up = async {
             while node.log_tail(1) != "up" {
-                tokio::time::sleep(Duration::from_millis(1)).await;
+                tokio::task::yield_now().await;
             }
         };
         tokio::time::timeout(LIMIT, up).await.unwrap();
