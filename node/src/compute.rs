@@ -47,19 +47,34 @@ pub struct Compute {
     batches: mpsc::Sender<(BatchId, Vec<Row>)>,
 }
 
-impl Compute {
+/// A thread that was not started yet: whoever hears it must have the way to it before it says a word.
+#[derive(Debug)]
+pub struct Device {
+    inbox: mpsc::Receiver<(BatchId, Vec<Row>)>,
+}
+
+impl Device {
     /// Starts the thread. It loads the engine by `load` and says everything through `tell`.
     ///
     /// # Errors
     /// When the system gives no thread.
     pub fn start(
+        self,
         load: impl FnOnce() -> Result<Box<dyn Engine>, EngineError> + Send + 'static,
         tell: impl Fn(ComputeEvent) + Send + 'static,
-    ) -> std::io::Result<Self> {
+    ) -> std::io::Result<()> {
+        let thread = std::thread::Builder::new().name("shoal-device".to_owned());
+        thread.spawn(move || own_device(load, &self.inbox, &tell)).map(drop)
+    }
+}
+
+impl Compute {
+    /// Both ends.
+    #[must_use]
+    pub fn new() -> (Self, Device) {
         // Unbounded in type only: the machine gives a batch only after the one before was answered.
         let (batches, inbox) = mpsc::channel();
-        std::thread::Builder::new().name("shoal-device".to_owned()).spawn(move || own_device(load, &inbox, &tell))?;
-        Ok(Self { batches })
+        (Self { batches }, Device { inbox })
     }
 
     /// Gives a batch to the device.
@@ -159,7 +174,8 @@ mod tests {
 
     fn start(load: impl FnOnce() -> Result<Box<dyn Engine>, EngineError> + Send + 'static) -> Told {
         let (tell, told) = mpsc::channel();
-        let compute = Compute::start(load, move |event| drop(tell.send(event))).unwrap();
+        let (compute, device) = Compute::new();
+        device.start(load, move |event| drop(tell.send(event))).unwrap();
         Told { compute, told }
     }
 

@@ -31,7 +31,8 @@ fn exchange(api: SocketAddr) -> std::io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&api, LIMIT)?;
     stream.set_read_timeout(Some(LIMIT))?;
     stream.set_write_timeout(Some(LIMIT))?;
-    write!(stream, "GET /readyz HTTP/1.1\r\nhost: {api}\r\nconnection: close\r\n\r\n")?;
+    let request = format!("GET /readyz HTTP/1.1\r\nhost: {api}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
     Ok(String::from_utf8_lossy(&answer).into_owned())
@@ -46,8 +47,13 @@ mod tests {
         let addr = listener.local_addr().unwrap();
         std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
-            let mut head = [0u8; 1024];
-            let _ = stream.read(&mut head);
+            // The whole head: closing with bytes unread would reset the connection.
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0u8];
+                stream.read_exact(&mut byte).unwrap();
+                head.push(byte[0]);
+            }
             let _ = stream.write_all(answer.as_bytes());
         });
         addr

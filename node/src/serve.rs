@@ -28,7 +28,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::clock::{micros, unix_ms};
-use crate::compute::Compute;
+use crate::compute::{Compute, ComputeEvent};
 use crate::config::{Config, ConfigError, EXIT_CODE, Effective, Loaded, LogFormat};
 use crate::forward::{ForwardLimits, PeerClient, serve as peer_leg};
 use crate::gossip::{Gossip, GossipSettings, key};
@@ -261,13 +261,22 @@ async fn serve(
         let config = config.clone();
         move || engine.load(&config, seed)
     };
+    let (compute, device) = Compute::new();
+    shell.attach_compute(compute);
     let hears = shell.clone();
-    shell.attach_compute(Compute::start(load, move |event| hears.on_compute(event)).map_err(system)?);
+    let tell = move |event| {
+        let loading_ended = matches!(event, ComputeEvent::Ready { .. } | ComputeEvent::LoadFailed { .. });
+        hears.on_compute(event);
+        if loading_ended {
+            // Also after a failure: the door is open, peers may have the model, and a restart would not mend it.
+            // Without a supervisor that listens there is nobody to tell.
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        }
+    };
+    device.start(load, tell).map_err(system)?;
 
     banner(config, identity);
     spawn_leavers(&shell, options).map_err(system)?;
-    // Without a supervisor that listens there is nobody to tell.
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
     let mut phase = shell.phase();
     loop {
