@@ -41,6 +41,8 @@ use crate::telemetry;
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// How long answers may take to get out once nothing is held any more.
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
+/// A connection of a peer that brings no request for so long is closed.
+const PEER_FIRST_REQUEST: Duration = Duration::from_secs(10);
 /// A public connection that carries nothing at all may stay so long.
 const CONNECTION_IDLE: Duration = Duration::from_secs(60);
 /// The file in the data directory by which a drill makes the stand-in engine misbehave.
@@ -241,6 +243,7 @@ async fn serve(
         peer_leg::ServeLimits {
             message_bytes_max: usize::try_from(config.peer.message_bytes_max).unwrap_or(usize::MAX),
             streams_max: config.admission.jobs_max.saturating_mul(4).max(1024),
+            first_request_limit: PEER_FIRST_REQUEST,
             stop_limit: FLUSH_LIMIT,
         },
         shell.clone(),

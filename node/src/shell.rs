@@ -258,6 +258,8 @@ impl Shell {
     }
 
     fn tell_membership(&self) {
+        // Read under the lock: two threads call this, and the one that read last has to be heard last.
+        let state = &mut *self.lock();
         let loaded = self.0.loaded.load_full();
         let own_name = format!("{}@", self.0.facts.model_name);
         let serves = |member: &Member| match &loaded {
@@ -274,7 +276,7 @@ impl Shell {
             load: member.load,
         };
         let members = self.0.members.load();
-        self.drive(Input::Membership(members.iter().map(fact).collect()));
+        self.drive_locked(state, Input::Membership(members.iter().map(fact).collect()));
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

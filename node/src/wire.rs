@@ -23,8 +23,9 @@ pub const LOAD_HEADER: &str = "x-shoal-load";
 pub const HELD_HEADER: &str = "x-shoal-held-us";
 /// Response header of a job that is not taken: `busy`, `full`, `draining` or `unable`.
 pub const REFUSAL_HEADER: &str = "x-shoal-refusal";
-/// Bytes of vectors in one message of an answer. Small enough that a ping between two of them is soon through.
-const CHUNK_BYTES: usize = 256 * 1024;
+/// Bytes of vectors in one message of an answer. Small enough that a ping between two of them is soon through, and that
+/// the message is within the least `peer.message_bytes_max` that a peer may be configured with, 128 KiB.
+const CHUNK_BYTES: usize = 64 * 1024;
 
 /// A job handed to a peer.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -345,6 +346,16 @@ mod tests {
         }
         assert_eq!(encode_answer(&rows(2, 384), end.clone()).len(), 1, "a short answer is one frame");
         assert!(3 < encode_answer(&rows(2048, 384), end).len(), "a long one is cut");
+    }
+
+    #[test]
+    fn an_answer_of_any_shape_is_readable_by_a_peer_with_the_least_message_limit() {
+        for (count, dimensions) in [(40_000, 1), (3000, 7), (700, 384), (40, 4096)] {
+            let mut decoder = AnswerDecoder::new(count, 128 << 10);
+            for part in encode_answer(&rows(count, dimensions), End::default()) {
+                assert_eq!(decoder.push(&part), Ok(()), "{count} rows of {dimensions} dimensions");
+            }
+        }
     }
 
     #[test]

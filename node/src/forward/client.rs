@@ -114,6 +114,12 @@ impl PeerClient {
                     None => ForwardError::Garbled("a refusal without a reason".to_owned()),
                 });
             }
+            // It is there and works, and objects to this job: its limits are not the same, or it is of another version.
+            // The job is to be placed again; to blame the peer would let one odd request keep all others from it.
+            status @ (StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE) => {
+                tracing::debug!(peer = %addr, %status, request = %job.request_id, "a peer objects to a job");
+                return Err(ForwardError::Refused { refusal: Refusal::Unable, word });
+            }
             status => return Err(ForwardError::Garbled(format!("status {status}"))),
         }
         on_acknowledged(word);

@@ -22,7 +22,7 @@ use prost::Message as _;
 use shoal_core::load::Report;
 use shoal_core::node::Refusal;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::clock::micros;
 use crate::wire::{self, Execute};
@@ -33,6 +33,10 @@ const ACKNOWLEDGE_AFTER: Duration = Duration::from_millis(3);
 const CONNECTIONS_MAX: usize = 1024;
 /// How long a body of a peer may take.
 const BODY_LIMIT: Duration = Duration::from_secs(10);
+/// How often a connection is asked whether its peer is still there, and how long that may take: a machine that lost
+/// its power closes nothing, and its connection would hold its place for ever.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_BYTES_MAX: u32 = 16 << 10;
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
@@ -81,6 +85,8 @@ pub struct ServeLimits {
     pub message_bytes_max: usize,
     /// Concurrent jobs on one connection; more than admission holds.
     pub streams_max: u32,
+    /// How long a new connection may take to bring its first request; a peer dials when it has one.
+    pub first_request_limit: Duration,
     /// How long answers may take to get out after the stop.
     pub stop_limit: Duration,
 }
@@ -133,7 +139,9 @@ async fn serve_connection<D: PeerDoor>(
 ) {
     // Without it small answers wait for the acknowledgement of the one before; the connection works either way.
     let _ = stream.set_nodelay(true);
+    let begun = Arc::new(Notify::new());
     let service = service_fn(|request| {
+        begun.notify_one();
         let door = door.clone();
         async move { Ok::<_, Infallible>(handle(request, limits, door).await) }
     });
@@ -144,10 +152,21 @@ async fn serve_connection<D: PeerDoor>(
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_pending_accept_reset_streams(RESETS_MAX)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
+    let silent = async {
+        if tokio::time::timeout(limits.first_request_limit, begun.notified()).await.is_ok() {
+            std::future::pending().await
+        }
+    };
     let served = tokio::select! {
         served = connection.as_mut() => served,
+        () = silent => {
+            tracing::debug!(%peer, "a connection without a request is closed");
+            return;
+        }
         () = told(&mut stop) => {
             // Streams that are open are finished; what the peer opens now it places elsewhere.
             connection.as_mut().graceful_shutdown();
@@ -262,6 +281,90 @@ impl Body for AnswerBody {
             Self::Text(text) => text.is_end_stream(),
             Self::Waiting(_) => false,
             Self::Parts(parts) => parts.len() == 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shoal_core::cost::Cost;
+    use shoal_core::id::BootId;
+    use shoal_core::time::Micros;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use crate::forward::{ForwardError, ForwardLimits, PeerClient};
+
+    /// How long a test waits for what must happen.
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    /// A node to which no job makes sense.
+    #[derive(Clone)]
+    struct Strict;
+
+    impl PeerDoor for Strict {
+        fn offer(&self, _job: Execute) -> Offered {
+            Offered::Absurd { message: "no".to_owned() }
+        }
+
+        fn load(&self) -> Report {
+            let cost = Cost { fixed: Micros::ZERO, per_unit_ns: 0 };
+            Report { boot: BootId(1), seq: 1, wait: Micros::ZERO, cost, accepting: true }
+        }
+    }
+
+    async fn serve(first_request_limit: Duration) -> (SocketAddr, watch::Sender<bool>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (stop, stopped) = watch::channel(false);
+        let limits =
+            ServeLimits { message_bytes_max: 1 << 10, streams_max: 8, first_request_limit, stop_limit: Duration::ZERO };
+        tokio::spawn(accept(listener, limits, Strict, stopped));
+        (addr, stop)
+    }
+
+    fn client() -> PeerClient {
+        PeerClient::new(ForwardLimits {
+            connect: LIMIT,
+            ping_interval: LIMIT,
+            ping_timeout: LIMIT,
+            message_bytes_max: 1 << 10,
+        })
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_brings_no_request_gives_its_place_back() {
+        let (addr, _stop) = serve(Duration::from_millis(50)).await;
+        for said in ["", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
+            let mut stream = TcpStream::connect(addr).await.unwrap();
+            stream.write_all(said.as_bytes()).await.unwrap();
+            let closed = tokio::time::timeout(LIMIT, stream.read_to_end(&mut Vec::new())).await;
+            assert!(closed.is_ok(), "still open after {said:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_brought_a_request_stays() {
+        let limit = Duration::from_millis(50);
+        let (addr, _stop) = serve(limit).await;
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        // The preface, empty settings, and a request on stream 1: HEADERS with `:method: POST`, `:scheme: http`, `:path: /`.
+        let request = [0, 0, 3, 1, 5, 0, 0, 0, 1, 0x83, 0x86, 0x84];
+        let hello = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &[0, 0, 0, 4, 0, 0, 0, 0, 0], &request].concat();
+        stream.write_all(&hello).await.unwrap();
+        // Whatever comes meanwhile is the answer; the end must not come within several times the limit.
+        let end = tokio::time::timeout(limit * 10, stream.read_to_end(&mut Vec::new())).await;
+        assert!(end.is_err(), "closed although it had brought a request");
+    }
+
+    #[tokio::test]
+    async fn a_job_that_a_peer_objects_to_is_no_evidence_against_the_peer() {
+        let (addr, _stop) = serve(LIMIT).await;
+        for (name, text) in [("absurd", "short".to_owned()), ("too long", "x".repeat(2 << 10))] {
+            let job = Execute { texts: vec![text], ..Execute::default() };
+            let told = client().execute(addr, &job, |_| panic!("nobody holds the job")).await;
+            let refused = matches!(told, Err(ForwardError::Refused { refusal: Refusal::Unable, .. }));
+            assert!(refused, "{name}: {told:?}");
         }
     }
 }

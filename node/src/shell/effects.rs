@@ -194,7 +194,9 @@ impl Shell {
             Outcome::Done { placed: Placed::Away(peer, _) } => {
                 ("ok", Ok(call.peers_answer(&own, peer.shared(), placements)))
             }
-            Outcome::Rejected { .. } => {
+            Outcome::Rejected { placed } => {
+                // A peer may have failed on the job before: what it said then is not why the job was rejected here.
+                call.reply.take_if(|_| *placed == Placed::Here);
                 let (index, message) = call.blame();
                 ("rejected", Err(Failure::Input { index, message }))
             }
@@ -253,6 +255,41 @@ impl Drop for AbandonCount<'_> {
     fn drop(&mut self) {
         if self.armed {
             self.shell.count_forward(self.peer, "abandoned");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shoal_core::peers::Word;
+    use shoal_core::time::MonoTime;
+    use shoal_engine::EmbedOptions;
+    use tokio::sync::oneshot;
+
+    use crate::job::Job;
+    use crate::shell::peer_door::tests::shell;
+    use crate::wire::End;
+
+    /// A call on which a peer failed before this node found fault with its row 3.
+    fn call() -> Call {
+        let (request_id, texts, options) = (Arc::from("r"), Arc::from([Box::from("text")]), EmbedOptions::default());
+        let job = Job { request_id, traceparent: None, texts, options, deadline_ms: 1000 };
+        let mut call = Call::new(job, "caller", MonoTime::START, oneshot::channel().0);
+        let end = End { verdict: verdict::FAILED, message: "not finite".to_owned(), ..End::default() };
+        call.reply = Some((Attempt(1), Reply { rows: Vec::new(), end, word: Word::default() }));
+        call.fault = Some((3, "too long".to_owned()));
+        call
+    }
+
+    #[tokio::test]
+    async fn a_caller_hears_why_the_node_that_rejected_the_job_did_so() {
+        let peer = NodeId::new("peer").unwrap();
+        for (placed, index, message) in
+            [(Placed::Here, 3, "too long"), (Placed::Away(peer, Attempt(1)), 0, "not finite")]
+        {
+            let (.., told) = shell().result(call(), &Outcome::Rejected { placed: placed.clone() }, 2);
+            assert_eq!(told.unwrap_err(), Failure::Input { index, message: message.to_owned() }, "{placed:?}");
         }
     }
 }

@@ -71,7 +71,8 @@ impl Shell {
         if job.texts.is_empty() || facts.inputs_max < job.texts.len() {
             return Err(format!("a job has 1 to {} texts", facts.inputs_max));
         }
-        let printable = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
+        // The public door's own rule, spaces included: what it takes from a caller must not be absurd to a peer.
+        let printable = |text: &str| text.bytes().all(|byte| (0x20..=0x7E).contains(&byte));
         if REQUEST_ID_BYTES_MAX < job.request_id.len() || !printable(&job.request_id) {
             return Err("the request id is not printable".to_owned());
         }
@@ -104,5 +105,65 @@ impl Shell {
             }
         };
         Ended(wire::encode_answer(&rows, end))
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use shoal_core::id::BootId;
+    use shoal_core::node::Rules;
+
+    use crate::forward::{ForwardLimits, PeerClient};
+    use crate::shell::Facts;
+
+    /// A node of its own, which knows nobody and computes nothing.
+    pub(in crate::shell) fn shell() -> Shell {
+        let facts = Facts {
+            node_id: NodeId::new("here").unwrap(),
+            boot: BootId(1),
+            cluster: Arc::from("c"),
+            model_name: Arc::from("m"),
+            api_addr: Arc::from("127.0.0.1:1"),
+            version: "0",
+            inputs_max: 2,
+            deadline_ms_max: 1000,
+        };
+        let second = std::time::Duration::from_secs(1);
+        let limits =
+            ForwardLimits { connect: second, ping_interval: second, ping_timeout: second, message_bytes_max: 1 << 20 };
+        Shell::new(facts, Rules::default(), 1, PeerClient::new(limits))
+    }
+
+    fn job() -> Execute {
+        let (cluster, origin, texts) = ("c".to_owned(), "there".to_owned(), vec!["text".to_owned()]);
+        Execute { cluster, origin, texts, remaining_ms: 1000, ..Execute::default() }
+    }
+
+    #[tokio::test]
+    async fn a_request_id_that_the_public_door_takes_is_not_absurd_to_a_peer() {
+        let shell = shell();
+        for id in ["", "a b", "~!", &"x".repeat(REQUEST_ID_BYTES_MAX)] {
+            let offered = shell.offer(Execute { request_id: id.to_owned(), ..job() });
+            let sound = matches!(offered, Offered::Refused { refusal: Refusal::Unable, .. });
+            assert!(sound, "{id:?}: {offered:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_job_that_makes_no_sense_is_told_so() {
+        let shell = shell();
+        for absurd in [
+            Execute { cluster: "other".to_owned(), ..job() },
+            Execute { origin: "not an id".to_owned(), ..job() },
+            Execute { truncation: 9, ..job() },
+            Execute { texts: vec![], ..job() },
+            Execute { texts: vec!["a".to_owned(); 3], ..job() },
+            Execute { request_id: "a\nb".to_owned(), ..job() },
+            Execute { request_id: "x".repeat(REQUEST_ID_BYTES_MAX + 1), ..job() },
+        ] {
+            let offered = shell.offer(absurd.clone());
+            assert!(matches!(offered, Offered::Absurd { .. }), "{absurd:?}: {offered:?}");
+        }
     }
 }
