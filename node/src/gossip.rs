@@ -28,9 +28,9 @@ use crate::wire;
 const READ_INTERVAL: Duration = Duration::from_millis(50);
 /// A gossip loop that ended starts again after this time.
 const RESTART_PAUSE: Duration = Duration::from_millis(200);
-/// Another process with this node's id must be seen alive for so long without a break: a node that moved to another
-/// address leaves heartbeats behind that spread for a while after its death.
-const DUPLICATE_PROOF: Duration = Duration::from_secs(2);
+/// Another process with this node's id must be seen alive for at least so long without a break, and for twice the time
+/// that a dead node seems alive: a node that moved to another address leaves heartbeats behind that still spread.
+const DUPLICATE_PROOF_MIN: Duration = Duration::from_secs(2);
 /// Number of heartbeat intervals that the failure detector averages.
 const SAMPLES: usize = 1000;
 /// Longest interval between heartbeats that still counts as one.
@@ -213,6 +213,7 @@ async fn run_once(
     read.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut known: Vec<Member> = Vec::new();
     let mut duplicate_since: Option<Instant> = None;
+    let proof = DUPLICATE_PROOF_MIN.max(settings.interval.mul_f64(2.0 * settings.phi_threshold));
     loop {
         tokio::select! {
             result = &mut ended => {
@@ -239,7 +240,7 @@ async fn run_once(
                     duplicate_since = None;
                     continue;
                 };
-                if DUPLICATE_PROOF <= duplicate_since.get_or_insert_with(Instant::now).elapsed() {
+                if proof <= duplicate_since.get_or_insert_with(Instant::now).elapsed() {
                     duplicate_since = None;
                     tell(GossipEvent::Duplicate { addr, younger_is_this: generation < settings.generation });
                 }

@@ -5,48 +5,35 @@
 //! Invariants: everything that the user can mend ends with exit code 78 and one line that names key, place and fix; a
 //! node that was told to leave ends by itself.
 
+mod banner;
+mod settings;
+mod start;
+
 use std::collections::BTreeMap;
-use std::io::{self, IsTerminal as _, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener as StdListener, ToSocketAddrs as _};
-use std::path::PathBuf;
+use std::io::{self, Read as _, Write as _};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
-use shoal_core::admission::AdmissionRules;
-use shoal_core::batch::BatchRules;
-use shoal_core::gate::GateRules;
-use shoal_core::id::BootId;
-use shoal_core::lifecycle::DrainRules;
-use shoal_core::node::{AcceptLimit, Rules};
-use shoal_core::retry::RetryRules;
-use shoal_core::route::RouteRules;
-use shoal_engine::synthetic::{Synthetic, SyntheticSpec};
-use shoal_engine::{Engine, EngineError, LoadOptions, LoadProgress, OnProgress};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::clock::{micros, unix_ms};
+use crate::clock::unix_ms;
 use crate::compute::{Compute, ComputeEvent};
 use crate::config::{Config, ConfigError, EXIT_CODE, Effective, Loaded, LogFormat};
 use crate::forward::{ForwardLimits, PeerClient, serve as peer_leg};
 use crate::gossip::{Gossip, GossipSettings, key};
 use crate::identity::Identity;
 use crate::listen;
-use crate::models;
-use crate::shell::{Facts, Phase, Shell};
+use crate::shell::{Phase, Shell};
 use crate::telemetry;
+use start::{Doors, EngineChoice, address_error};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// How long answers may take to get out once nothing is held any more.
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 /// A connection of a peer that brings no request for so long is closed.
 const PEER_FIRST_REQUEST: Duration = Duration::from_secs(10);
-/// A public connection that carries nothing at all may stay so long.
-const CONNECTION_IDLE: Duration = Duration::from_secs(60);
-/// The file in the data directory by which a drill makes the stand-in engine misbehave.
-const CONTROL_FILE: &str = "synthetic-control";
 
 /// How a node is run, beside its configuration.
 #[derive(Clone, Copy, Debug, Default)]
@@ -95,7 +82,7 @@ fn run_checked(loaded: &Loaded, options: RunOptions) -> Result<(), Failed> {
         effective.error("log.level", fault, "give a level such as info, or a filter such as info,shoal=debug")
     })?;
     let engine = EngineChoice::of(config, effective)?;
-    check_seeds(config, effective)?;
+    start::check_seeds(config, effective)?;
     let identity = Identity::open(&config.node.data_dir, config.node.id.as_deref())
         .map_err(|fault| effective.error("node.data_dir", fault.to_string(), "or choose another with --data-dir"))?;
     for warning in &identity.warnings {
@@ -123,100 +110,6 @@ fn available_cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-/// The engine that was asked for, checked as far as it can be before it is loaded.
-enum EngineChoice {
-    Synthetic(SyntheticSpec),
-    /// The model in this directory.
-    Candle(PathBuf),
-}
-
-impl EngineChoice {
-    fn of(config: &Config, effective: &Effective) -> Result<Self, Failed> {
-        if config.engine.spec == "candle" {
-            let directory = models::resolve(&config.model.name, &config.model.cache_dir).map_err(|fault| {
-                effective.error("model.name", fault.to_string(), "or choose another model with --model")
-            })?;
-            return Ok(Self::Candle(directory));
-        }
-        let spec = config.engine.spec.parse().map_err(|fault: EngineError| {
-            effective.error("engine.spec", fault.to_string(), "use candle, or a stand-in such as synthetic:20ms")
-        })?;
-        Ok(Self::Synthetic(spec))
-    }
-
-    fn load(self, config: &Config, seed: u64) -> Result<Box<dyn Engine>, EngineError> {
-        let name = served_name(&config.model.name);
-        match self {
-            Self::Synthetic(spec) => {
-                let control = config.node.data_dir.join(CONTROL_FILE);
-                Ok(Box::new(Synthetic::new(spec, &name, Some(control), seed)))
-            }
-            Self::Candle(directory) => {
-                // It must exist to be used; without it the revision is computed at each start, which takes a moment.
-                let revisions = config.node.data_dir.join("revisions");
-                let revision_cache = std::fs::create_dir_all(&revisions).is_ok().then_some(revisions);
-                let options = LoadOptions { name: Some(name), revision_cache, on_progress: load_progress() };
-                shoal_engine::load(&directory, &options)
-            }
-        }
-    }
-}
-
-/// A bar on a terminal while the weights are read; a log needs none, it has the lines before and after.
-fn load_progress() -> Option<OnProgress> {
-    if !io::stderr().is_terminal() {
-        return None;
-    }
-    let bar = indicatif::ProgressBar::new(0).with_message("weights").with_style(
-        indicatif::ProgressStyle::with_template("  {msg} {wide_bar} {bytes} of {total_bytes}")
-            .expect("the template is a constant"),
-    );
-    Some(Arc::new(move |progress: LoadProgress| {
-        bar.set_length(progress.bytes_total);
-        bar.set_position(progress.bytes_read);
-        if progress.bytes_read == progress.bytes_total {
-            bar.finish_and_clear();
-        }
-    }))
-}
-
-/// A seed that is down is tried again for ever; one whose name does not resolve is most likely a slip of the pen.
-fn check_seeds(config: &Config, effective: &Effective) -> Result<(), Failed> {
-    for seed in &config.gossip.seeds {
-        if let Err(fault) = seed.to_socket_addrs() {
-            let problem = format!("{seed:?} does not resolve ({fault})");
-            return Err(effective.error("gossip.seeds", problem, "check the name or remove it").into());
-        }
-    }
-    Ok(())
-}
-
-/// The bound listeners.
-struct Doors {
-    api: StdListener,
-    peer: StdListener,
-}
-
-impl Doors {
-    fn bind(config: &Config, effective: &Effective) -> Result<Self, Failed> {
-        let bind = |key, flag, addr: SocketAddr| {
-            let listener = StdListener::bind(addr)
-                .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
-                .map_err(|fault| address_error(effective, key, flag, addr, &fault.to_string()))?;
-            Ok::<_, Failed>(listener)
-        };
-        Ok(Self {
-            api: bind("api.listen", "--api-listen", config.api.listen)?,
-            peer: bind("peer.listen", "--peer-listen", config.peer.listen)?,
-        })
-    }
-}
-
-fn address_error(effective: &Effective, key: &str, flag: &str, addr: SocketAddr, fault: &str) -> Failed {
-    let problem = format!("{addr} cannot be listened on ({fault})");
-    effective.error(key, problem, format!("stop what uses it, or choose another address with {flag}")).into()
-}
-
 async fn serve(
     config: &Config,
     effective: &Effective,
@@ -233,7 +126,7 @@ async fn serve(
         ping_timeout: config.peer.ping_timeout,
         message_bytes_max: usize::try_from(config.peer.message_bytes_max).unwrap_or(usize::MAX),
     });
-    let shell = Shell::new(facts(config, identity), rules(config), seed, client);
+    let shell = Shell::new(settings::facts(config, identity), settings::rules(config), seed, client);
     let (stop, stopped) = watch::channel(false);
     let (flush, flushed) = watch::channel(false);
 
@@ -249,9 +142,9 @@ async fn serve(
         shell.clone(),
         flushed,
     );
-    let peer_door = tokio::spawn(peer_door);
+    let mut peer_door = tokio::spawn(peer_door);
     let api = TcpListener::from_std(doors.api).map_err(system)?;
-    let api = tokio::spawn(listen::serve(api, api_limits(config), shell.clone(), stopped));
+    let mut api = tokio::spawn(listen::serve(api, settings::api_limits(config), shell.clone(), stopped));
     tokio::spawn({
         let shell = shell.clone();
         async move { shell.tick().await }
@@ -278,12 +171,13 @@ async fn serve(
     };
     device.start(load, tell).map_err(system)?;
 
-    banner(config, identity);
+    banner::show(config, identity);
     spawn_leavers(&shell, options).map_err(system)?;
 
     let mut phase = shell.phase();
     loop {
         let now = phase.borrow_and_update().clone();
+        let now_open = now == Phase::Serving;
         match now {
             Phase::Serving => {}
             Phase::Closing => drop(stop.send_replace(true)),
@@ -293,7 +187,12 @@ async fn serve(
                 return Err(effective.error("node.id", problem, "give every node an id of its own").into());
             }
         }
-        phase.changed().await.map_err(|_| Failed::System("the node is gone".to_owned()))?;
+        tokio::select! {
+            changed = phase.changed() => changed.map_err(|_| Failed::System("the node is gone".to_owned()))?,
+            // Half a node is worse than none: the supervisor starts a whole one, the peers take over meanwhile.
+            _ = &mut api, if now_open => return Err(Failed::System("the public door ended by itself".to_owned())),
+            _ = &mut peer_door => return Err(Failed::System("the door for peers ended by itself".to_owned())),
+        }
     }
     stop.send_replace(true);
     flush.send_replace(true);
@@ -303,75 +202,6 @@ async fn serve(
     }
     tracing::info!("left");
     Ok(())
-}
-
-fn facts(config: &Config, identity: &Identity) -> Facts {
-    Facts {
-        node_id: identity.node_id.clone(),
-        boot: BootId(identity.generation),
-        cluster: Arc::from(config.node.cluster.as_str()),
-        model_name: Arc::from(served_name(&config.model.name)),
-        api_addr: Arc::from(config.api.advertise.to_string()),
-        version: VERSION,
-        inputs_max: usize::try_from(config.api.inputs_max).unwrap_or(usize::MAX),
-        deadline_ms_max: ms(config.admission.deadline_max),
-    }
-}
-
-fn rules(config: &Config) -> Rules {
-    Rules {
-        admission: AdmissionRules {
-            jobs_max: config.admission.jobs_max,
-            bytes_max: config.admission.bytes_max,
-            ..AdmissionRules::default()
-        },
-        batch: BatchRules {
-            rows_max: config.engine.batch_rows_max,
-            units_max: config.engine.batch_tokens_max.into(),
-            time_max: micros(config.engine.batch_max),
-        },
-        route: RouteRules {
-            margin_min: micros(config.routing.margin_min),
-            margin_percent: config.routing.margin_percent.into(),
-        },
-        retry: RetryRules {
-            placements_max: u8::try_from(config.routing.placements_max).unwrap_or(u8::MAX),
-            ..RetryRules::default()
-        },
-        gate: GateRules { ping_limit: micros(config.peer.ping_timeout), ..GateRules::default() },
-        drain: DrainRules {
-            settle: micros(config.drain.settle),
-            limit: micros(config.drain.limit),
-            ..DrainRules::default()
-        },
-        accept_limit: AcceptLimit(micros(config.peer.accept_timeout)),
-        ..Rules::default()
-    }
-}
-
-fn api_limits(config: &Config) -> listen::Limits {
-    listen::Limits {
-        connections_max: usize::try_from(config.api.connections_max).unwrap_or(usize::MAX),
-        header_timeout: config.api.header_timeout,
-        body_idle_timeout: config.api.body_idle_timeout,
-        idle_timeout: CONNECTION_IDLE,
-        body_bytes_max: usize::try_from(config.api.body_bytes_max).unwrap_or(usize::MAX),
-        bodies_bytes_max: usize::try_from(config.admission.bytes_max).unwrap_or(usize::MAX),
-        inputs_max: usize::try_from(config.api.inputs_max).unwrap_or(usize::MAX),
-        deadline_ms_default: ms(config.admission.deadline_default),
-        deadline_ms_max: ms(config.admission.deadline_max),
-        stop_timeout: config.drain.limit,
-    }
-}
-
-/// What callers call the model: its name, or the last component of its directory.
-fn served_name(name: &str) -> String {
-    let last = std::path::Path::new(name).file_name().and_then(|last| last.to_str());
-    last.unwrap_or(name).to_owned()
-}
-
-fn ms(duration: Duration) -> u32 {
-    micros(duration).to_ms_ceil()
 }
 
 fn start_gossip(config: &Config, identity: &Identity, shell: &Shell) -> Result<Gossip, String> {
@@ -423,34 +253,4 @@ fn spawn_leavers(shell: &Shell, options: RunOptions) -> io::Result<()> {
         })?;
     }
     Ok(())
-}
-
-/// One screen that says what runs where; one line in a log.
-fn banner(config: &Config, identity: &Identity) {
-    let Config { node, api, peer, gossip, model, engine, .. } = config;
-    let id = &identity.node_id;
-    if !io::stderr().is_terminal() {
-        let (cluster, api, peer) = (&node.cluster, api.listen, peer.listen);
-        tracing::info!(node = %id, %cluster, %api, %peer, model = %model.name, engine = %engine.spec, "shoal {VERSION}");
-        return;
-    }
-    let seeds = match gossip.seeds.as_slice() {
-        [] => "none: others join through this node".to_owned(),
-        seeds => seeds.join(", "),
-    };
-    let engine = match engine.spec.as_str() {
-        "candle" => "candle".to_owned(),
-        spec => format!("{spec}  (a stand-in: it imitates a model)"),
-    };
-    let lines = [
-        format!("shoal {VERSION}"),
-        format!("  node    {id} in cluster {}", node.cluster),
-        format!("  API     http://{}", api.listen),
-        format!("  peers   {} TCP and UDP, not encrypted: keep it on a private network", peer.listen),
-        format!("  seeds   {seeds}"),
-        format!("  model   {}", model.name),
-        format!("  engine  {engine}"),
-        format!("  data    {}", node.data_dir.display()),
-    ];
-    let _ = writeln!(io::stderr(), "{}", lines.join("\n"));
 }

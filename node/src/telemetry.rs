@@ -193,7 +193,8 @@ impl Telemetry {
 /// # Errors
 /// The filter does not parse.
 pub fn init_logs(level: &str, json: bool) -> Result<(), String> {
-    let filter = EnvFilter::try_new(level).map_err(|fault| fault.to_string())?;
+    // One line a datagram of junk is a way to fill a disk; a filter that names chitchat itself comes later and wins.
+    let filter = EnvFilter::try_new(format!("chitchat=error,{level}")).map_err(|fault| fault.to_string())?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let builder = builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
     // A second call, as tests make it, changes nothing.

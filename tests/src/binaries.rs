@@ -1,7 +1,7 @@
 //! The programs under test, built before the first of them is started.
 //!
-//! For `node` and `command`. Cargo runs tests of this package without building programs of other packages, so a test that
-//! just took the file from the target directory could test last week's.
+//! For `node` and `command`. Cargo runs tests of this package without building programs of other packages, so a test
+//! that just took the file from the target directory could test last week's.
 //! Invariants: what is started was built from the sources as they are now, in the profile and the target directory of
 //! the tests; where building fails, every test says so.
 

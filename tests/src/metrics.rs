@@ -1,8 +1,8 @@
 //! What a node says at `/metrics`, as numbers.
 //!
-//! For `node`. Invariants: a metric that the list for operators does not have is an error, so that a slip of the pen in a
-//! test does not read as zero; a listed one without a matching series is zero, because a counter begins with its first
-//! event.
+//! For `node`. Invariants: a metric that the list for operators does not have is an error, so that a slip of the pen in
+//! a test does not read as zero; a listed one without a matching series is zero, because a counter begins with its
+//! first event.
 
 use std::collections::BTreeMap;
 

@@ -74,9 +74,10 @@ impl Plan {
         self
     }
 
-    /// The same with one more `[section]` of keys in its configuration file, as TOML.
+    /// The same with one more `[section]` of keys in its configuration file, as TOML, in place of an earlier one.
     #[must_use]
     pub fn config(mut self, section: &str) -> Self {
+        self.settings.retain(|own| own.lines().next() != section.lines().next());
         self.settings.push(section.to_owned());
         self
     }

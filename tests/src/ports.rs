@@ -1,8 +1,8 @@
 //! Free ports on loopback.
 //!
 //! For `node`. Ports are handed out from a range of their own: below the one from which Linux takes ports of outgoing
-//! connections, and apart from the one in which `cluster-sim` looks, so that nothing takes a port between its choice and
-//! the start of the node, or while a killed node is away.
+//! connections, and apart from the one in which `cluster-sim` looks, so that nothing takes a port between its choice
+//! and the start of the node, or while a killed node is away.
 //! Invariants: no port is handed out twice by one process; each was free a moment before.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};

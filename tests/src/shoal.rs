@@ -1,12 +1,17 @@
 //! Several nodes that are to become one shoal.
 //!
-//! For the suite. Invariants: each node names all others as seeds, so the order of starting does not matter; all carry a
-//! cluster name that no other test has.
+//! For the suite. Invariants: each node names all others as seeds, so the order of starting does not matter; all carry
+//! a cluster name that no other test has.
 
 use std::ops::{Index, IndexMut};
 use std::time::{Duration, Instant};
 
 use crate::node::{Node, Plan};
+
+/// One inference on a machine that is busy with other tests can look slower by some milliseconds, and a quiet node
+/// would hand its caller on for that. With this a node answers itself unless a peer is sooner by more than noise; the
+/// shipped margin is what drills run with.
+const MARGIN: &str = "[routing]\nmargin_ms_min = 50";
 
 /// The nodes, in the order of their plans.
 #[derive(Debug)]
@@ -21,7 +26,7 @@ pub fn plans(count: usize, engine: &str) -> Vec<Plan> {
     let mut wired = Vec::new();
     for plan in plans {
         let others: Vec<_> = seeds.iter().filter(|seed| **seed != plan.peer()).collect();
-        wired.push(others.into_iter().fold(plan.cluster(&cluster), |plan, seed| plan.seed(seed)));
+        wired.push(others.into_iter().fold(plan.cluster(&cluster).config(MARGIN), |plan, seed| plan.seed(seed)));
     }
     wired
 }

@@ -1,8 +1,8 @@
 //! Waiting for conditions: the only place of all tests that sleeps.
 //!
 //! For every test. A test says what it waits for and how long at most; how long it took is nobody's business.
-//! Invariants: the condition is looked at once more after the limit has passed, so a machine that stood still for a while
-//! does not fail a test whose condition holds.
+//! Invariants: the condition is looked at once more after the limit has passed, so a machine that stood still for a
+//! while does not fail a test whose condition holds.
 
 use std::time::{Duration, Instant};
 

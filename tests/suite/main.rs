@@ -1,7 +1,7 @@
 //! What shoal promises, asked of real processes on loopback.
 //!
-//! For everyone who changes the node: each test starts nodes of its own, so any of them can be run alone and all of them
-//! side by side.
+//! For everyone who changes the node: each test starts nodes of its own, so any of them can be run alone and all of
+//! them side by side.
 //! Invariants: what is asserted is what a caller or an operator sees (answers, metrics, views, exit codes); times are
 //! printed, never asserted; nothing waits for time to pass.
 //! Not here: the pieces themselves (beside their code); numbers (`cluster-sim`); the repository itself (`tidy`).

@@ -1,7 +1,7 @@
 //! Real inference, end to end: files on disk to vectors over HTTP.
 //!
-//! The small models and their expected vectors are in `tests/fixtures`, as made by the reference implementation; `minilm`
-//! is a real model, which `make test` fetches once.
+//! The small models and their expected vectors are in `tests/fixtures`, as made by the reference implementation;
+//! `minilm` is a real model, which `make test` fetches once.
 
 use std::path::PathBuf;
 

@@ -529,6 +529,18 @@ fn a_drain_ends_with_exit_when_the_last_job_is_done() {
 }
 
 #[test]
+fn a_caller_whose_upload_outlasted_the_drain_of_a_lone_node_is_still_served() {
+    let stage = Stage::ready(&[]).play(&[
+        (1, Input::Leave, &[]),
+        (501, Input::Tick, &["stop accepting"]),
+        (502, Input::Tick, &["exit"]),
+        (503, caller(1), &["run 1: 1.0"]),
+        (513, batch_done(1, &[Done]), &["finish 1: done here after 1"]),
+    ]);
+    stage.assert_at_rest();
+}
+
+#[test]
 fn a_drain_that_takes_too_long_ends_every_job_before_it_exits() {
     let stage = Stage::ready(&[peer("a", 500)]).play(&[
         (1, handed(1, None), &["acknowledge 1, wait 10 ms", "run 1: 1.0"]),

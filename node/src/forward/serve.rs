@@ -348,7 +348,8 @@ mod tests {
         let limit = Duration::from_millis(50);
         let (addr, _stop) = serve(limit).await;
         let mut stream = TcpStream::connect(addr).await.unwrap();
-        // The preface, empty settings, and a request on stream 1: HEADERS with `:method: POST`, `:scheme: http`, `:path: /`.
+        // The preface, empty settings, and a request on stream 1: HEADERS with `:method: POST`, `:scheme: http`,
+        // `:path: /`.
         let request = [0, 0, 3, 1, 5, 0, 0, 0, 1, 0x83, 0x86, 0x84];
         let hello = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &[0, 0, 0, 4, 0, 0, 0, 0, 0], &request].concat();
         stream.write_all(&hello).await.unwrap();

@@ -78,7 +78,8 @@ impl Node {
 
     fn place_callers_job(&mut self, now: MonoTime, id: JobId, effects: &mut Vec<Effect>) {
         let job = &self.jobs[&id];
-        let can_here = self.engine == EngineState::Ready && self.door != DoorState::Closed;
+        // Also behind a closed door: whoever still gets here has a connection, and there may be no peer.
+        let can_here = self.engine == EngineState::Ready;
         let next = retry::next(&self.rules.retry, &job.history, can_here);
         let own = self.completion_here(now, job.units_sum, job.deadline);
         let here = match next {
