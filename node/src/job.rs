@@ -64,8 +64,8 @@ pub enum Failure {
     #[error("the deadline has passed")]
     Expired,
     /// The model failed on this request on two nodes, or on the only one.
-    #[error("the model failed: {message}")]
-    Engine { message: String },
+    #[error("the model failed on input {index}: {message}")]
+    Engine { index: usize, message: String },
 }
 
 /// One model that can be asked for here, computed on this node or on a peer.

@@ -135,6 +135,8 @@ async fn serve(
         TcpListener::from_std(doors.peer).map_err(system)?,
         peer_leg::ServeLimits {
             message_bytes_max: usize::try_from(config.peer.message_bytes_max).unwrap_or(usize::MAX),
+            messages_bytes_max: usize::try_from(config.admission.bytes_max.max(config.peer.message_bytes_max))
+                .unwrap_or(usize::MAX),
             streams_max: config.admission.jobs_max.saturating_mul(4).max(1024),
             first_request_limit: PEER_FIRST_REQUEST,
             stop_limit: FLUSH_LIMIT,

@@ -168,6 +168,7 @@ impl Shell {
                 self.on_loaded(card);
                 self.drive(Input::EngineReady { units, took: micros(took) });
             }
+            ComputeEvent::Measured { units, took } => self.drive(Input::Measured { units, took: micros(took) }),
             ComputeEvent::LoadFailed { message } => {
                 tracing::error!(%message, "the model did not load; callers are served through peers that have it");
                 self.0.engine_message.store(Arc::new(message));

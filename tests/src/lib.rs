@@ -12,6 +12,7 @@ pub mod http;
 pub mod load;
 pub mod metrics;
 pub mod node;
+mod plan;
 mod ports;
 pub mod shoal;
 pub mod wait;

@@ -1,7 +1,7 @@
 //! What a node says at `/metrics`, as numbers.
 //!
-//! For `node`. Invariants: a metric that the list for operators does not have is an error, so that a slip of the pen in
-//! a test does not read as zero; a listed one without a matching series is zero, because a counter begins with its
+//! For `node`. Invariants: a metric that the list for operators does not have is an error, so that a slip of the pen
+//! in a test does not read as zero; a listed one without a matching series is zero, because a counter begins with its
 //! first event.
 
 use std::collections::BTreeMap;
@@ -102,7 +102,8 @@ mod tests {
     use super::*;
 
     const TEXT: &str = "# HELP shoal_jobs What.\n# TYPE shoal_jobs counter\n\
-                        shoal_jobs_total{source=\"1\",outcome=\"a\\\"},\\\\ \\n\"} 2\nshoal_jobs_total{source=\"2\"} 3\n\
+                        shoal_jobs_total{source=\"1\",outcome=\"a\\\"},\\\\ \\n\"} 2\n\
+                        shoal_jobs_total{source=\"2\"} 3\n\
                         shoal_batch_rows_count 4\nshoal_batch_rows_bucket{le=\"+Inf\"} 4 # {} 1\n\
                         shoal_wait_seconds -1.5\n# EOF\n";
 

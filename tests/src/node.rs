@@ -6,7 +6,6 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
 
@@ -18,125 +17,11 @@ use crate::binaries::binaries;
 use crate::command;
 use crate::http::{Answer, Connection, Request};
 use crate::metrics::Metrics;
-use crate::ports;
+pub use crate::plan::Plan;
 use crate::wait::{self, LIMIT};
 
 /// Lines of a log that a failing test prints.
 const LOG_TAIL_LINES: usize = 40;
-
-/// How a node is started.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    id: String,
-    api: SocketAddr,
-    peer: SocketAddr,
-    engine: String,
-    cluster: String,
-    seeds: Vec<String>,
-    settings: Vec<String>,
-    arguments: Vec<String>,
-    control: Option<String>,
-    data: Option<PathBuf>,
-    tells_id: bool,
-}
-
-impl Plan {
-    /// A node named `id` with that engine, in a cluster of its own, on free ports, with no seeds.
-    #[must_use]
-    pub fn new(id: &str, engine: &str) -> Self {
-        let (api, peer) = (ports::free(), ports::free());
-        Self {
-            id: id.to_owned(),
-            api,
-            peer,
-            engine: engine.to_owned(),
-            cluster: format!("test-{}", peer.port()),
-            seeds: Vec::new(),
-            settings: Vec::new(),
-            arguments: Vec::new(),
-            control: None,
-            data: None,
-            tells_id: true,
-        }
-    }
-
-    /// The same in another cluster.
-    #[must_use]
-    pub fn cluster(mut self, cluster: &str) -> Self {
-        cluster.clone_into(&mut self.cluster);
-        self
-    }
-
-    /// The same with one more seed.
-    #[must_use]
-    pub fn seed(mut self, seed: impl ToString) -> Self {
-        self.seeds.push(seed.to_string());
-        self
-    }
-
-    /// The same with one more `[section]` of keys in its configuration file, as TOML, in place of an earlier one.
-    #[must_use]
-    pub fn config(mut self, section: &str) -> Self {
-        self.settings.retain(|own| own.lines().next() != section.lines().next());
-        self.settings.push(section.to_owned());
-        self
-    }
-
-    /// The same with one more flag.
-    #[must_use]
-    pub fn flag(mut self, name: &str, value: &str) -> Self {
-        self.arguments.extend([name.to_owned(), value.to_owned()]);
-        self
-    }
-
-    /// The same with a stand-in engine that misbehaves from the start: see [`Node::misbehave`].
-    #[must_use]
-    pub fn misbehaving(mut self, words: &str) -> Self {
-        self.control = Some(words.to_owned());
-        self
-    }
-
-    /// The same with this data directory instead of one that the test makes.
-    #[must_use]
-    pub fn data(mut self, directory: &Path) -> Self {
-        self.data = Some(directory.to_owned());
-        self
-    }
-
-    /// The same, but the node is not told its id and makes one itself.
-    #[must_use]
-    pub fn without_id(mut self) -> Self {
-        self.tells_id = false;
-        self
-    }
-
-    /// The id.
-    #[must_use]
-    pub fn id(&self) -> &str {
-        &self.id
-    }
-
-    /// Where callers go.
-    #[must_use]
-    pub fn api(&self) -> SocketAddr {
-        self.api
-    }
-
-    /// Where peers go, and what others name as a seed.
-    #[must_use]
-    pub fn peer(&self) -> SocketAddr {
-        self.peer
-    }
-
-    /// Starts the process and waits for nothing.
-    ///
-    /// # Panics
-    /// It cannot be started.
-    #[must_use]
-    pub fn start(self) -> Node {
-        Node::start(self)
-    }
-}
 
 /// A node that was started.
 #[derive(Debug)]
@@ -148,7 +33,7 @@ pub struct Node {
 }
 
 impl Node {
-    fn start(plan: Plan) -> Self {
+    pub(crate) fn start(plan: Plan) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
         fs::create_dir(directory.path().join("data")).expect("a directory in a new one can be made");
         fs::write(directory.path().join("shoal.toml"), plan.settings.join("\n")).expect("the directory is new");

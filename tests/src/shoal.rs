@@ -1,7 +1,7 @@
 //! Several nodes that are to become one shoal.
 //!
-//! For the suite. Invariants: each node names all others as seeds, so the order of starting does not matter; all carry
-//! a cluster name that no other test has.
+//! For the suite. Invariants: each node names all others as seeds, so the order of starting does not matter; all
+//! carry a cluster name that no other test has.
 
 use std::ops::{Index, IndexMut};
 use std::time::{Duration, Instant};

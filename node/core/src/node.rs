@@ -11,8 +11,8 @@ mod event;
 mod place;
 
 pub use event::{
-    AcceptLimit, Arrival, Effect, EngineFault, Input, Outcome, Placed, PublishRules, Refusal, RowVerdict, Rules,
-    Source, Verdict,
+    AcceptLimit, Arrival, Effect, EngineFault, Input, MeasureRules, Outcome, Placed, PublishRules, Refusal, RowVerdict,
+    Rules, Source, Verdict,
 };
 
 use std::collections::BTreeMap;
@@ -44,6 +44,10 @@ pub struct Node {
     running: Option<Running>,
     batches: u64,
     cost: CostModel,
+    /// When the cost was last observed or asked for.
+    measured: MonoTime,
+    /// Units of the first inference, which a measurement repeats.
+    measure_units: u64,
     peers: Peers,
     report_seq: u64,
     published: Option<(Report, MonoTime)>,
@@ -116,6 +120,8 @@ impl Node {
             running: None,
             batches: 0,
             cost: CostModel::default(),
+            measured: MonoTime::START,
+            measure_units: 1,
             peers: Peers::default(),
             report_seq: 0,
             published: None,
@@ -148,8 +154,13 @@ impl Node {
                 self.peers.on_membership(now, members);
                 self.place_waiting(now, effects);
             }
+            Input::Measured { units, took } => {
+                self.measured = now;
+                self.cost.observe(units, took);
+            }
             Input::EngineReady { units, took } => {
                 self.engine = EngineState::Ready;
+                (self.measured, self.measure_units) = (now, units);
                 self.cost.observe(units, took);
                 self.publish(now, effects);
                 self.place_waiting(now, effects);
@@ -242,6 +253,7 @@ impl Node {
         self.place_waiting(now, effects);
         self.move_door(now, DoorSignal::Tick { idle: self.jobs.is_empty() }, effects);
         self.publish_if_due(now, effects);
+        self.measure_if_due(now, effects);
     }
 
     fn move_door(&mut self, now: MonoTime, signal: DoorSignal, effects: &mut Vec<Effect>) {

@@ -178,6 +178,11 @@ impl Peers {
         Micros::new(sum.get() / count)
     }
 
+    /// Costs of the peers that may get jobs and said theirs.
+    pub fn costs(&self) -> impl Iterator<Item = Cost> {
+        self.eligible(&[]).into_iter().filter_map(|id| self.table[id].load.report()).map(|report| report.cost)
+    }
+
     /// Name, gate and newest report of each peer, for people and metrics.
     pub fn iter(&self) -> impl Iterator<Item = (&NodeId, Gate, Option<Report>)> {
         self.table.iter().map(|(id, peer)| (id, peer.gate, peer.load.report()))

@@ -456,6 +456,48 @@ fn while_its_engine_starts_a_node_serves_callers_through_peers_or_holds_them_for
 }
 
 #[test]
+fn an_idle_node_that_seems_slower_than_a_peer_measures_itself_until_it_does_not() {
+    let slow = Input::EngineReady { units: 1, took: Micros::from_ms(30) };
+    let stage = Stage::starting(&[peer("a", 0)]).play(&[
+        (0, slow, &[]),
+        (1, caller(1), &["forward 1#1 to a if within 30 ms"]),
+        (20, answered(1, 1, "a", Verdict::Done), &["finish 1: done on a after 1"]),
+        (999, Input::Tick, &[]),
+        (1000, Input::Tick, &["measure"]),
+        (1001, Input::Tick, &[]),
+        (1010, measured(10), &[]),
+        (2010, Input::Tick, &["measure"]),
+        (2020, measured(10), &[]),
+    ]);
+    // 30, then 20, 17, 15 ... ms: the margin of 20 % is met after some rounds, and then it rests.
+    let (mut stage, mut rounds) = (stage, 2);
+    for second in 3..40 {
+        let due = if rounds < 9 { &["measure"][..] } else { &[] };
+        stage = stage.play(&[(second * 1000 + 20, Input::Tick, due)]);
+        if !due.is_empty() {
+            stage = stage.play(&[(second * 1000 + 20, measured(10), &[])]);
+            rounds += 1;
+        }
+    }
+    stage.play(&[(41_000, callers(2, &[1], 900_000), &["run 1: 2.0"])]);
+}
+
+#[test]
+fn a_node_without_a_faster_peer_or_with_work_does_not_measure_itself() {
+    for peers in [vec![], vec![peer("a", 0)], vec![PeerFacts { alive: false, ..peer("a", 0) }]] {
+        Stage::ready(&peers).play(&[(5000, Input::Tick, &[])]);
+    }
+    let slow = Input::EngineReady { units: 1, took: Micros::from_ms(30) };
+    Stage::starting(&[peer("a", 60_000)]).play(&[
+        (0, slow, &[]),
+        (1, caller(1), &["run 1: 1.0"]),
+        (2000, Input::Tick, &[]),
+        (2001, batch_done(1, &[Done]), &["finish 1: done here after 1"]),
+        (2002, Input::Tick, &[]),
+    ]);
+}
+
+#[test]
 fn a_held_caller_is_served_as_soon_as_somebody_can() {
     let stage = Stage::starting(&[]).play(&[(1, caller(1), &[]), (1, caller(2), &[])]);
     stage.play(&[(40, ready(), &["run 1: 1.0 2.0"])]);

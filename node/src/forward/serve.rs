@@ -37,6 +37,8 @@ const BODY_LIMIT: Duration = Duration::from_secs(10);
 /// its power closes nothing, and its connection would hold its place for ever.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// What room for messages is counted in.
+const ROOM_UNIT_BYTES: usize = 1024;
 const HEADER_BYTES_MAX: u32 = 16 << 10;
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
@@ -83,6 +85,8 @@ pub trait PeerDoor: Clone + Send + Sync + 'static {
 pub struct ServeLimits {
     /// Largest message.
     pub message_bytes_max: usize,
+    /// All messages that are being read at one moment, together.
+    pub messages_bytes_max: usize,
     /// Concurrent jobs on one connection; more than admission holds.
     pub streams_max: u32,
     /// How long a new connection may take to bring its first request; a peer dials when it has one.
@@ -91,10 +95,21 @@ pub struct ServeLimits {
     pub stop_limit: Duration,
 }
 
+/// What all connections share.
+#[derive(Debug)]
+struct Shared<D> {
+    limits: ServeLimits,
+    door: D,
+    /// Room for messages that are being read, in units of [`ROOM_UNIT_BYTES`].
+    room: Semaphore,
+}
+
 /// Takes connections of peers until `stop` holds `true` or its sender is gone; then finishes the answers that are on
 /// their way, for at most `stop_limit`.
 pub async fn accept<D: PeerDoor>(listener: TcpListener, limits: ServeLimits, door: D, stop: watch::Receiver<bool>) {
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let room = (limits.messages_bytes_max / ROOM_UNIT_BYTES).min(Semaphore::MAX_PERMITS);
+    let shared = Arc::new(Shared { limits, door, room: Semaphore::new(room) });
     let mut stopped = stop.clone();
     loop {
         let next = async {
@@ -107,9 +122,9 @@ pub async fn accept<D: PeerDoor>(listener: TcpListener, limits: ServeLimits, doo
         };
         match accepted {
             Ok((stream, peer)) => {
-                let (door, stop) = (door.clone(), stop.clone());
+                let (shared, stop) = (Arc::clone(&shared), stop.clone());
                 tokio::spawn(async move {
-                    serve_connection(stream, peer, limits, door, stop).await;
+                    serve_connection(stream, peer, shared, stop).await;
                     drop(permit);
                 });
             }
@@ -133,17 +148,17 @@ async fn told(stop: &mut watch::Receiver<bool>) {
 async fn serve_connection<D: PeerDoor>(
     stream: TcpStream,
     peer: SocketAddr,
-    limits: ServeLimits,
-    door: D,
+    shared: Arc<Shared<D>>,
     mut stop: watch::Receiver<bool>,
 ) {
+    let limits = shared.limits;
     // Without it small answers wait for the acknowledgement of the one before; the connection works either way.
     let _ = stream.set_nodelay(true);
     let begun = Arc::new(Notify::new());
     let service = service_fn(|request| {
         begun.notify_one();
-        let door = door.clone();
-        async move { Ok::<_, Infallible>(handle(request, limits, door).await) }
+        let shared = Arc::clone(&shared);
+        async move { Ok::<_, Infallible>(handle(request, &shared).await) }
     });
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -178,20 +193,37 @@ async fn serve_connection<D: PeerDoor>(
     }
 }
 
-async fn handle<D: PeerDoor>(request: Request<Incoming>, limits: ServeLimits, door: D) -> Response<AnswerBody> {
+async fn handle<D: PeerDoor>(request: Request<Incoming>, shared: &Shared<D>) -> Response<AnswerBody> {
     let arrived = Instant::now();
+    let door = &shared.door;
     match (request.method(), request.uri().path()) {
         (&Method::POST, wire::PING_PATH) => with_load(arrived, StatusCode::OK, &door.load(), AnswerBody::Empty),
-        (&Method::POST, wire::EXECUTE_PATH) => match read(request, limits).await {
-            Ok(job) => execute(arrived, job, &door).await,
+        (&Method::POST, wire::EXECUTE_PATH) => match read(arrived, request, shared).await {
+            Ok(job) => execute(arrived, job, door).await,
             Err(refused) => refused,
         },
         _ => absurd(StatusCode::NOT_FOUND, "unknown path"),
     }
 }
 
-async fn read(request: Request<Incoming>, limits: ServeLimits) -> Result<Execute, Response<AnswerBody>> {
-    let body = Limited::new(request.into_body(), limits.message_bytes_max).collect();
+/// Reads a job. What all connections read at the same time is bounded: a sender that finds no room is told so.
+async fn read<D: PeerDoor>(
+    arrived: Instant,
+    request: Request<Incoming>,
+    shared: &Shared<D>,
+) -> Result<Execute, Response<AnswerBody>> {
+    let body = request.into_body();
+    let bytes_max = shared.limits.message_bytes_max;
+    // A sender that does not say how much will come is taken for the longest.
+    let announced = body.size_hint().exact().map_or(bytes_max, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+    if bytes_max < announced {
+        return Err(absurd(StatusCode::PAYLOAD_TOO_LARGE, "the message is too long"));
+    }
+    let room = u32::try_from(announced.div_ceil(ROOM_UNIT_BYTES)).unwrap_or(u32::MAX);
+    let Ok(_room) = shared.room.try_acquire_many(room) else {
+        return Err(refused(arrived, Refusal::Full, &shared.door.load()));
+    };
+    let body = Limited::new(body, bytes_max).collect();
     let bytes = match tokio::time::timeout(BODY_LIMIT, body).await {
         Ok(Ok(collected)) => collected.to_bytes(),
         Ok(Err(fault)) if fault.is::<LengthLimitError>() => {
@@ -206,11 +238,7 @@ async fn read(request: Request<Incoming>, limits: ServeLimits) -> Result<Execute
 async fn execute<D: PeerDoor>(arrived: Instant, job: Execute, door: &D) -> Response<AnswerBody> {
     match door.offer(job) {
         Offered::Absurd { message } => absurd(StatusCode::BAD_REQUEST, &message),
-        Offered::Refused { refusal, load } => {
-            let mut response = with_load(arrived, StatusCode::SERVICE_UNAVAILABLE, &load, AnswerBody::Empty);
-            response.headers_mut().insert(wire::REFUSAL_HEADER, hyper::header::HeaderValue::from_static(name(refusal)));
-            response
-        }
+        Offered::Refused { refusal, load } => refused(arrived, refusal, &load),
         Offered::Held { load, mut ended } => {
             let body = match tokio::time::timeout(ACKNOWLEDGE_AFTER, &mut ended).await {
                 Ok(Ended(parts)) => AnswerBody::Parts(parts.into_iter()),
@@ -219,6 +247,12 @@ async fn execute<D: PeerDoor>(arrived: Instant, job: Execute, door: &D) -> Respo
             with_load(arrived, StatusCode::OK, &load, body)
         }
     }
+}
+
+fn refused(arrived: Instant, refusal: Refusal, load: &Report) -> Response<AnswerBody> {
+    let mut response = with_load(arrived, StatusCode::SERVICE_UNAVAILABLE, load, AnswerBody::Empty);
+    response.headers_mut().insert(wire::REFUSAL_HEADER, hyper::header::HeaderValue::from_static(name(refusal)));
+    response
 }
 
 fn name(refusal: Refusal) -> &'static str {
@@ -317,8 +351,13 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);
-        let limits =
-            ServeLimits { message_bytes_max: 1 << 10, streams_max: 8, first_request_limit, stop_limit: Duration::ZERO };
+        let limits = ServeLimits {
+            message_bytes_max: 4 << 10,
+            messages_bytes_max: 3 << 10,
+            streams_max: 8,
+            first_request_limit,
+            stop_limit: Duration::ZERO,
+        };
         tokio::spawn(accept(listener, limits, Strict, stopped));
         (addr, stop)
     }
@@ -361,11 +400,23 @@ mod tests {
     #[tokio::test]
     async fn a_job_that_a_peer_objects_to_is_no_evidence_against_the_peer() {
         let (addr, _stop) = serve(LIMIT).await;
-        for (name, text) in [("absurd", "short".to_owned()), ("too long", "x".repeat(2 << 10))] {
+        for (name, text) in [("absurd", "short".to_owned()), ("too long", "x".repeat(5 << 10))] {
             let job = Execute { texts: vec![text], ..Execute::default() };
             let told = client().execute(addr, &job, |_| panic!("nobody holds the job")).await;
             let refused = matches!(told, Err(ForwardError::Refused { refusal: Refusal::Unable, .. }));
             assert!(refused, "{name}: {told:?}");
+        }
+    }
+    #[tokio::test]
+    async fn messages_beyond_the_room_for_all_of_them_are_refused_as_full() {
+        let (addr, _stop) = serve(LIMIT).await;
+        let job = |bytes: usize| Execute { texts: vec!["x".repeat(bytes)], ..Execute::default() };
+        let told = client().execute(addr, &job(7 << 9), |_| panic!("nobody holds the job")).await;
+        assert!(matches!(told, Err(ForwardError::Refused { refusal: Refusal::Full, .. })), "{told:?}");
+        // The room is given back: the next one is read, and objected to.
+        for _ in 0..10 {
+            let told = client().execute(addr, &job(2 << 10), |_| panic!("nobody holds the job")).await;
+            assert!(matches!(told, Err(ForwardError::Refused { refusal: Refusal::Unable, .. })), "{told:?}");
         }
     }
 }

@@ -92,7 +92,7 @@ impl Refusal {
                 Self::new(Reason::Unavailable, message).retry_after_ms(retry_after_ms)
             }
             Failure::Expired => Self::new(Reason::Expired, "the deadline passed before the answer was ready"),
-            Failure::Engine { message } => Self::new(Reason::Engine, format!("the model failed: {message}")),
+            Failure::Engine { .. } => Self::new(Reason::Engine, failure.to_string()),
         }
     }
 
@@ -245,11 +245,11 @@ mod tests {
                 r#"{"error":{"message":"the deadline passed before the answer was ready","type":"server_error","param":null,"code":"timeout"}}"#,
             ),
             (
-                Failure::Engine { message: "NaN".into() },
+                Failure::Engine { index: 3, message: "NaN".into() },
                 424,
-                r#"{"error":"the model failed: NaN","error_type":"Backend"}"#,
+                r#"{"error":"the model failed on input 3: NaN","error_type":"Backend"}"#,
                 500,
-                r#"{"error":{"message":"the model failed: NaN","type":"server_error","param":null,"code":null}}"#,
+                r#"{"error":{"message":"the model failed on input 3: NaN","type":"server_error","param":null,"code":null}}"#,
             ),
         ];
         for (failure, tei_status, tei, openai_status, openai) in cases {

@@ -16,7 +16,7 @@ use super::{Phase, Shell, State};
 use crate::compute::Row;
 use crate::forward::{ForwardError, Reply};
 use crate::gossip::key;
-use crate::job::{Answer, Failure};
+use crate::job::{Answer, Failure, Job};
 use crate::telemetry::{PeerLabel, PeerOutcome, SourceOutcome, Target};
 use crate::wire::{self, Execute, verdict};
 
@@ -41,8 +41,10 @@ impl Shell {
                 self.count_placement("peer");
                 let call = state.calls.get_mut(job).expect("the machine forwards only held jobs");
                 call.started = None;
-                let message = self.message(call, peer, *bound, *remaining);
-                let task = self.0.runtime.spawn(self.clone().forward(*job, *attempt, peer.clone(), message));
+                // The texts are copied by the task, not here under the lock.
+                let sent =
+                    Sent { job: *job, attempt: *attempt, peer: peer.clone(), bound: *bound, remaining: *remaining };
+                let task = self.0.runtime.spawn(self.clone().forward(sent, call.job.clone()));
                 call.forward = Some((*attempt, task.abort_handle()));
             }
             Effect::Abandon { job, attempt } => {
@@ -54,6 +56,7 @@ impl Shell {
             // The offer that this answers looks for it itself.
             Effect::Acknowledge { .. } => {}
             Effect::Finish { job, outcome, placements } => self.finish(state, *job, outcome, *placements),
+            Effect::Measure => self.0.compute.get().expect("only an attached device is ready").measure(),
             Effect::Ping { peer } => {
                 self.0.runtime.spawn(self.clone().ping(peer.clone()));
             }
@@ -71,31 +74,36 @@ impl Shell {
         self.0.telemetry.placements.get_or_create(&Target { target }).inc();
     }
 
-    fn message(&self, call: &Call, peer: &NodeId, bound: Option<Micros>, remaining: Micros) -> Execute {
+    fn message(&self, sent: &Sent, job: &Job) -> Execute {
         let model = match self.0.loaded.load().as_ref() {
             Some(loaded) => loaded.key.to_string(),
             // This node has no model of its own to compare with: the peer is asked for what it announced.
             None => {
                 let members = self.0.members.load();
-                members.iter().find(|member| member.id == *peer).map_or_else(String::new, |member| member.model.clone())
+                members
+                    .iter()
+                    .find(|member| member.id == sent.peer)
+                    .map_or_else(String::new, |member| member.model.clone())
             }
         };
         Execute {
-            request_id: call.job.request_id.to_string(),
-            traceparent: call.job.traceparent.as_deref().unwrap_or_default().to_owned(),
+            request_id: job.request_id.to_string(),
+            traceparent: job.traceparent.as_deref().unwrap_or_default().to_owned(),
             model,
-            texts: call.job.texts.iter().map(|text| text.to_string()).collect(),
-            truncation: wire::truncation_number(call.job.options.truncation),
-            normalize: call.job.options.normalize,
-            dimensions: call.job.options.dimensions,
-            remaining_ms: remaining.to_ms_ceil(),
-            bound_us: bound.map(Micros::get),
+            texts: job.texts.iter().map(|text| text.to_string()).collect(),
+            truncation: wire::truncation_number(job.options.truncation),
+            normalize: job.options.normalize,
+            dimensions: job.options.dimensions,
+            remaining_ms: sent.remaining.to_ms_ceil(),
+            bound_us: sent.bound.map(Micros::get),
             origin: self.0.facts.node_id.to_string(),
             cluster: self.0.facts.cluster.to_string(),
         }
     }
 
-    async fn forward(self, job: JobId, attempt: Attempt, peer: NodeId, message: Execute) {
+    async fn forward(self, sent: Sent, job: Job) {
+        let message = self.message(&sent, &job);
+        let Sent { job, attempt, peer, .. } = sent;
         let label = PeerLabel { peer: peer.to_string() };
         self.0.telemetry.offers.get_or_create(&label).inc();
         let addr = self.0.members.load().iter().find(|member| member.id == peer).map(|member| member.peer_addr);
@@ -202,7 +210,7 @@ impl Shell {
             }
             Outcome::EngineFailed(EngineFault::Everywhere | EngineFault::OnlyHere) => {
                 let (index, message) = call.blame();
-                ("failed", Err(Failure::Engine { message: format!("input {index}: {message}") }))
+                ("failed", Err(Failure::Engine { index, message }))
             }
             Outcome::Overloaded { retry_after } => {
                 ("overloaded", Err(Failure::Overloaded { retry_after_ms: retry_after.to_ms_ceil() }))
@@ -236,6 +244,15 @@ impl Shell {
     pub fn gossip_runs(&self) -> bool {
         self.0.gossip_runs.load(Ordering::Relaxed)
     }
+}
+
+/// One placement of a job on a peer.
+struct Sent {
+    job: JobId,
+    attempt: Attempt,
+    peer: NodeId,
+    bound: Option<Micros>,
+    remaining: Micros,
 }
 
 /// Counts a forward whose task was aborted: the machine abandoned it.

@@ -98,7 +98,9 @@ impl Shell {
                 (Vec::new(), end(verdict::REJECTED, message, u32::try_from(index).unwrap_or(u32::MAX)))
             }
             Err(Failure::Expired) => (Vec::new(), end(verdict::EXPIRED, String::new(), 0)),
-            Err(fault @ Failure::Engine { .. }) => (Vec::new(), end(verdict::FAILED, fault.to_string(), 0)),
+            Err(Failure::Engine { index, message }) => {
+                (Vec::new(), end(verdict::FAILED, message, u32::try_from(index).unwrap_or(u32::MAX)))
+            }
             // A job of a peer ends so only when it was refused after all: this node closes, or its engine is gone.
             Err(fault @ (Failure::Overloaded { .. } | Failure::Unavailable { .. })) => {
                 (Vec::new(), end(verdict::GIVEN_BACK, fault.to_string(), 0))

@@ -4,6 +4,7 @@
 //! Invariants: at most one batch is on the device; a row whose batch failed runs alone before anybody is blamed.
 
 use super::{EngineFault, Job, Node, Outcome, Phase, Placed, Refusal, RowVerdict, Running, Source};
+use crate::cost::Cost;
 use crate::gate::Signal;
 use crate::id::{BatchId, JobId, RowRef};
 use crate::lifecycle::EngineState;
@@ -52,6 +53,21 @@ impl Node {
         self.running = Some(Running { batch, rows, units, started: now });
     }
 
+    /// Looks how fast the idle device is when it seems slower than the fastest peer.
+    pub(super) fn measure_if_due(&mut self, now: MonoTime, effects: &mut Vec<Effect>) {
+        let rules = self.rules.measure;
+        let idle = self.running.is_none() && self.engine == EngineState::Ready;
+        if !idle || now < self.measured + rules.interval {
+            return;
+        }
+        let time = |cost: Cost| cost.of(self.measure_units, 1);
+        let fastest = self.peers.costs().map(time).min();
+        if fastest.is_some_and(|fastest| fastest.percent(rules.slower_percent) < time(self.cost_here())) {
+            self.measured = now;
+            effects.push(Effect::Measure);
+        }
+    }
+
     pub(super) fn on_batch_done(
         &mut self,
         now: MonoTime,
@@ -63,6 +79,7 @@ impl Node {
         let running = self.end_batch(batch);
         assert_eq!(running.rows.len(), verdicts.len(), "a batch has one verdict a row");
         self.cost.observe(running.units, took);
+        self.measured = now;
         let was_alone = running.rows.len() == 1;
         for (pulled, verdict) in running.rows.into_iter().zip(verdicts) {
             match verdict {

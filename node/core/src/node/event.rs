@@ -36,6 +36,8 @@ pub struct Rules {
     pub publish: PublishRules,
     /// How long a peer may take to acknowledge a job.
     pub accept_limit: AcceptLimit,
+    /// When an idle node looks how fast it is.
+    pub measure: MeasureRules,
 }
 
 /// When load is gossiped: on a change, but not too often, and at least now and then.
@@ -59,6 +61,23 @@ impl Default for PublishRules {
             change_min: Micros::from_ms(5),
             change_percent: 10,
         }
+    }
+}
+
+/// When an idle node looks how fast it is.
+///
+/// A node that seems slow hands all work on, and without work it would never learn that it is not slow, or no longer.
+#[derive(Clone, Copy, Debug)]
+pub struct MeasureRules {
+    /// Time since the last batch or measurement.
+    pub interval: Micros,
+    /// It looks only while a batch here seems to take more than so many percent of one at the fastest peer.
+    pub slower_percent: u64,
+}
+
+impl Default for MeasureRules {
+    fn default() -> Self {
+        Self { interval: Micros::from_ms(1000), slower_percent: 120 }
     }
 }
 
@@ -237,6 +256,13 @@ pub enum Input {
         /// Its time.
         took: Micros,
     },
+    /// The measurement that was asked for by [`Effect::Measure`] is done.
+    Measured {
+        /// Units that ran.
+        units: u64,
+        /// Their time.
+        took: Micros,
+    },
     /// The model cannot be loaded, or its device is gone. A batch that is out must still be reported as ended.
     EngineFailed,
     /// The node is to leave; said twice, fast.
@@ -331,6 +357,8 @@ pub enum Effect {
         /// How often it was placed.
         placements: u8,
     },
+    /// Run one small inference on the idle device, to see how fast it is now.
+    Measure,
     /// Ask a peer whether it is there.
     Ping {
         /// Who.

@@ -107,6 +107,7 @@ fn words(effect: &Effect) -> Option<String> {
         Effect::Finish { job, outcome, placements } => {
             format!("finish {}: {} after {placements}", job.0, outcome_words(outcome))
         }
+        Effect::Measure => "measure".to_owned(),
         Effect::Ping { peer } => format!("ping {peer}"),
         Effect::Publish { .. } => return None,
         Effect::StopAccepting => "stop accepting".to_owned(),
@@ -173,6 +174,10 @@ pub(crate) fn left(job: u64) -> Input {
 pub(crate) fn batch_done(batch: u64, rows: &[RowVerdict]) -> Input {
     let took = Micros::from_ms(UNIT_MS * rows.len() as u64);
     Input::BatchDone { batch: BatchId(batch), took, rows: rows.to_vec() }
+}
+
+pub(crate) fn measured(took_ms: u64) -> Input {
+    Input::Measured { units: 1, took: Micros::from_ms(took_ms) }
 }
 
 pub(crate) fn batch_failed(batch: u64) -> Input {

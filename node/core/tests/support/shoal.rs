@@ -201,6 +201,7 @@ impl Shoal {
             Effect::Acknowledge { job, report } => self.reply(on, job, report, Reply::Accepted),
             Effect::Finish { job, outcome, placements } => self.finish(on, job, outcome, placements),
             Effect::Publish { report } => self.seats[on].published = Some(report),
+            Effect::Measure => self.step(on, Input::Measured { units: 1, took: ROW }),
             Effect::Ping { peer } => {
                 let to = Self::seat_of(&peer);
                 let word = self.seats[to].up.as_mut().map(|node| node.report(self.now));

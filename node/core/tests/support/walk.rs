@@ -166,7 +166,8 @@ impl Walk {
             70..74 => Input::Heard { peer: self.any_peer(), word: self.any_word() },
             74..76 => Input::PingFailed { peer: self.any_peer() },
             76..82 => self.any_membership(),
-            82..84 if self.one_in(2) => Input::EngineReady { units: 1, took: Micros::from_ms(5) },
+            82 if self.one_in(2) => Input::Measured { units: 1, took: Micros::from_ms(self.chance.below(50) as u64) },
+            83 if self.one_in(2) => Input::EngineReady { units: 1, took: Micros::from_ms(5) },
             84 if self.one_in(3) => Input::EngineFailed,
             85 if self.one_in(6) => Input::Leave,
             _ => Input::Tick,
@@ -389,6 +390,7 @@ impl Walk {
                 self.seen.note("ping");
                 assert!(self.members.contains_key(peer), "{before}: {peer} is no member");
             }
+            Effect::Measure => assert_eq!(self.running, None, "{before}: the device is busy"),
             Effect::Publish { .. } => {}
             Effect::StopAccepting => {
                 assert!(!std::mem::replace(&mut self.stopped, true), "{before}: said twice");

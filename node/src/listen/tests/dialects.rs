@@ -209,7 +209,7 @@ async fn failures_of_the_job_reach_the_caller_with_the_time_to_wait() {
         (503, Some("1"), Some("200"))
     );
 
-    rig.plan(Plan::Fail(Failure::Engine { message: "NaN".into() }));
+    rig.plan(Plan::Fail(Failure::Engine { index: 3, message: "NaN".into() }));
     let reply = client.post("/v1/embeddings", "", r#"{"input":"a"}"#).await;
     assert_eq!((reply.status, reply.header("x-should-retry")), (500, Some("false")));
 
