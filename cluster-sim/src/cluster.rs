@@ -77,7 +77,12 @@ pub(crate) struct Stopped {
 impl Stopped {
     /// Whether every node ended with exit code 0.
     pub(crate) fn is_clean(&self) -> bool {
-        self.ends.iter().all(|end| end.clean)
+        self.is_clean_but(&[])
+    }
+
+    /// Whether every node ended with exit code 0, those in `except` left out.
+    pub(crate) fn is_clean_but(&self, except: &[String]) -> bool {
+        self.ends.iter().all(|end| end.clean || except.contains(&end.node))
     }
 
     /// Removes data and logs, unless the user named the directory. To be called when nobody will want to read them.

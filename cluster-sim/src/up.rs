@@ -50,14 +50,16 @@ pub(crate) async fn run(options: Options) -> Result<ExitCode> {
         () = signals.next() => None,
     };
     progress.clear();
+    // A node that ended meanwhile was told then: whoever tries what a killed node does has not made `up` fail.
+    let mut ended = Vec::new();
     if let Some(formed) = formed {
         announce(report, &cluster, &formed)?;
-        stay(report, &mut cluster, &mut signals).await?;
+        ended = stay(report, &mut cluster, &mut signals).await?;
     }
     report.line("draining; once more Ctrl-C is faster")?;
     let stopped = cluster.stop(signals.next()).await?;
     farewell(report, &stopped.ends)?;
-    if stopped.is_clean() {
+    if stopped.is_clean_but(&ended) {
         stopped.remove_directory()?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -111,14 +113,15 @@ fn announce(report: Report, cluster: &Cluster, formed: &Formed) -> Result<()> {
     Ok(())
 }
 
-/// Until a signal comes or no node is left; says which node ends meanwhile.
-async fn stay(report: Report, cluster: &mut Cluster, signals: &mut Signals) -> Result<()> {
+/// Until a signal comes or no node is left; says which node ends meanwhile, and returns those.
+async fn stay(report: Report, cluster: &mut Cluster, signals: &mut Signals) -> Result<Vec<String>> {
     let count = cluster.nodes().len();
     let mut reported = vec![false; count];
+    let mut ended = Vec::new();
     let mut look = tokio::time::interval(LOOK_EVERY);
     loop {
         tokio::select! {
-            () = signals.next() => return Ok(()),
+            () = signals.next() => return Ok(ended),
             _ = look.tick() => {}
         }
         for (index, reported) in reported.iter_mut().enumerate() {
@@ -129,10 +132,12 @@ async fn stay(report: Report, cluster: &mut Cluster, signals: &mut Signals) -> R
                 let (node_id, end) = (node.node_id(), describe_end(status));
                 report.line(format_args!("{node_id} ended with {end}; its log: {}", node.command.log.display()))?;
                 report.json(&json!({ "event": "ended", "node": node_id, "end": end }))?;
+                ended.push(node_id.to_owned());
             }
         }
         if reported.iter().all(|&reported| reported) {
-            return Ok(());
+            // Nobody kills the last one to see what the others do.
+            return Ok(Vec::new());
         }
     }
 }

@@ -94,6 +94,8 @@ pub struct NodeView {
     pub engine_message: String,
     /// An answer can be given, here or through a peer.
     pub can_answer: bool,
+    /// The gossip loop runs; while it is started again, what is said of the peers grows old.
+    pub gossip_runs: bool,
     pub uptime_s: u64,
     /// The model of this node's configuration; `None` until it is loaded here or a peer announced it.
     pub model: Option<ModelView>,

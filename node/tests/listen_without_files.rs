@@ -34,6 +34,7 @@ impl Door for Nobody {
             engine: "ready",
             engine_message: String::new(),
             can_answer: true,
+            gossip_runs: true,
             uptime_s: 0,
             model: None,
             peers: Vec::new(),

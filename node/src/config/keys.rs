@@ -149,7 +149,7 @@ sections! {
         /// Made when it is missing; one process at a time may use it.
         /// Without it: $XDG_STATE_HOME/shoal, else ~/.local/state/shoal, else ./shoal-data.
         data_dir: Option<PathBuf> = None, Rule::Path { example: "/var/lib/shoal" };
-        /// Rack, room or availability zone, shown to people. Empty = not told.
+        /// Rack, room or availability zone. Gossiped to the peers; nothing uses it yet. Empty = not told.
         zone: String = String::new(), Rule::Label { length_min: 0 };
     }
 

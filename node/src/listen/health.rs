@@ -17,6 +17,7 @@ struct Ready<'a> {
     engine: &'static str,
     engine_message: &'a str,
     can_answer: bool,
+    gossip_runs: bool,
     jobs_held: u32,
     uptime_s: u64,
     version: &'static str,
@@ -84,6 +85,7 @@ pub(super) fn ready_verbose(view: &NodeView) -> Vec<u8> {
         engine: view.engine,
         engine_message: &view.engine_message,
         can_answer: view.can_answer,
+        gossip_runs: view.gossip_runs,
         jobs_held: view.jobs_held,
         uptime_s: view.uptime_s,
         version: env!("CARGO_PKG_VERSION"),
@@ -176,6 +178,7 @@ mod tests {
             engine: if can_answer { "ready" } else { "starting" },
             engine_message: if can_answer { String::new() } else { "loading minilm".into() },
             can_answer,
+            gossip_runs: true,
             uptime_s: 7,
             model: can_answer.then(|| ModelView {
                 name: "minilm".into(),
@@ -212,7 +215,7 @@ mod tests {
             parsed(&ready_verbose(&view(true))),
             json!({
                 "ready": true, "node_id": "a", "cluster": "c", "engine": "ready", "engine_message": "",
-                "can_answer": true, "jobs_held": 2, "uptime_s": 7, "version": env!("CARGO_PKG_VERSION"),
+                "can_answer": true, "gossip_runs": true, "jobs_held": 2, "uptime_s": 7, "version": env!("CARGO_PKG_VERSION"),
                 "model": {
                     "name": "minilm", "revision": "00ff", "precision": "f32", "dimensions": 384, "tokens_max": 256,
                     "pooling": "mean", "stand_in": false, "loaded_at_s": 5

@@ -48,6 +48,10 @@ pub struct Limits {
     pub bodies_bytes_max: usize,
     /// Texts of one call; at most [`INPUTS_KEPT_MAX`].
     pub inputs_max: usize,
+    /// Jobs that the node holds at most; only shown, by `/info`.
+    pub jobs_max: u32,
+    /// Tokens of one forward pass; only shown, by `/info`.
+    pub batch_tokens_max: u32,
     /// Milliseconds that a caller gives who names no `x-deadline-ms`; at most `deadline_ms_max`.
     pub deadline_ms_default: u32,
     /// Most milliseconds that `x-deadline-ms` may ask for.
@@ -66,6 +70,8 @@ impl Default for Limits {
             body_bytes_max: 2_000_000,
             bodies_bytes_max: 256_000_000,
             inputs_max: 2048,
+            jobs_max: 512,
+            batch_tokens_max: 16_384,
             deadline_ms_default: 30_000,
             deadline_ms_max: 300_000,
             stop_timeout: Duration::from_secs(30),

@@ -58,8 +58,7 @@ pub(super) fn decode(body: &[u8], inputs_max: usize) -> Result<(Vec<Box<str>>, E
     Ok((texts, EmbedOptions { truncation, normalize, dimensions: request.dimensions }))
 }
 
-/// The body of `GET /info`. Fields of that server that describe its own queue have no counterpart here and are left
-/// out.
+/// The body of `GET /info`: that server's fields, then our own.
 #[derive(Serialize)]
 struct Info<'a> {
     model_id: Option<&'a str>,
@@ -67,9 +66,13 @@ struct Info<'a> {
     model_dtype: Option<&'static str>,
     served_model_name: Option<&'a str>,
     model_type: Option<ModelType>,
+    max_concurrent_requests: u32,
     max_input_length: Option<u32>,
+    max_batch_tokens: u32,
     max_client_batch_size: usize,
     auto_truncate: bool,
+    /// Texts become tokens on the thread that owns the model.
+    tokenization_workers: u32,
     version: &'static str,
     // From here on shoal's own.
     stand_in: Option<bool>,
@@ -99,9 +102,12 @@ pub(super) fn info(view: &NodeView, limits: &Limits) -> Vec<u8> {
         model_dtype: model.map(|model| dtype(&model.precision)),
         served_model_name: model.map(|model| &*model.name),
         model_type: model.map(|model| ModelType { embedding: PoolingName { pooling: model.pooling } }),
+        max_concurrent_requests: limits.jobs_max,
         max_input_length: model.map(|model| model.tokens_max),
+        max_batch_tokens: limits.batch_tokens_max,
         max_client_batch_size: limits.inputs_max,
         auto_truncate: true,
+        tokenization_workers: 1,
         version: env!("CARGO_PKG_VERSION"),
         stand_in: model.map(|model| model.stand_in),
         dimensions: model.map(|model| model.dimensions),

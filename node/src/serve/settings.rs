@@ -77,6 +77,8 @@ pub(super) fn api_limits(config: &Config) -> listen::Limits {
         body_bytes_max: usize::try_from(config.api.body_bytes_max).unwrap_or(usize::MAX),
         bodies_bytes_max: usize::try_from(config.admission.bytes_max).unwrap_or(usize::MAX),
         inputs_max: usize::try_from(config.api.inputs_max).unwrap_or(usize::MAX),
+        jobs_max: config.admission.jobs_max,
+        batch_tokens_max: config.engine.batch_tokens_max,
         deadline_ms_default: ms(config.admission.deadline_default),
         deadline_ms_max: ms(config.admission.deadline_max),
         stop_timeout: config.drain.limit,

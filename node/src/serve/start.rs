@@ -37,9 +37,11 @@ impl EngineChoice {
             })?;
             return Ok(Self::Candle(directory));
         }
-        let spec = config.engine.spec.parse().map_err(|fault: EngineError| {
-            effective.error("engine.spec", fault.to_string(), "use candle, or a stand-in such as synthetic:20ms")
-        })?;
+        let spec = config
+            .engine
+            .spec
+            .parse()
+            .map_err(|fault: EngineError| effective.error("engine.spec", fault.to_string(), "or use candle"))?;
         Ok(Self::Synthetic(spec))
     }
 

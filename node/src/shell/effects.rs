@@ -5,7 +5,6 @@
 //! unless the machine itself abandoned it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use shoal_core::id::{Attempt, JobId, NodeId};
 use shoal_core::node::{Effect, EngineFault, Input, Outcome, Placed, Refusal, Verdict};
@@ -184,7 +183,8 @@ impl Shell {
 
     fn finish(&self, state: &mut State, job: JobId, outcome: &Outcome, placements: u8) {
         let call = state.calls.remove(&job).expect("the machine ends only held jobs");
-        let (word, waiter, result) = self.result(call, outcome, placements);
+        let leaving = state.node.door().draining();
+        let (word, waiter, result) = self.result(call, outcome, placements, leaving);
         self.0.telemetry.jobs.get_or_create(&word).inc();
         // Whoever waited may have left in this moment.
         let _ = waiter.send(result);
@@ -195,6 +195,7 @@ impl Shell {
         mut call: Call,
         outcome: &Outcome,
         placements: u8,
+        leaving: bool,
     ) -> (SourceOutcome, tokio::sync::oneshot::Sender<Result<Answer, Failure>>, Result<Answer, Failure>) {
         let own = self.own_node();
         let (outcome, result) = match outcome {
@@ -216,8 +217,11 @@ impl Shell {
                 ("overloaded", Err(Failure::Overloaded { retry_after_ms: retry_after.to_ms_ceil() }))
             }
             Outcome::Unavailable { retry_after } => {
-                let message = self.0.engine_message.load().to_string();
-                let message = if message.is_empty() { "no peer took the request".to_owned() } else { message };
+                let message = match self.0.engine_message.load().as_str() {
+                    _ if leaving => "this node is leaving".to_owned(),
+                    "" => "no peer took the request".to_owned(),
+                    message => message.to_owned(),
+                };
                 ("unavailable", Err(Failure::Unavailable { message, retry_after_ms: retry_after.to_ms_ceil() }))
             }
             Outcome::Expired => ("expired", Err(Failure::Expired)),
@@ -237,12 +241,6 @@ impl Shell {
             model: facts.model_name.clone(),
             revision: revision.unwrap_or_default(),
         }
-    }
-
-    /// Whether the gossip loop runs.
-    #[must_use]
-    pub fn gossip_runs(&self) -> bool {
-        self.0.gossip_runs.load(Ordering::Relaxed)
     }
 }
 
@@ -305,7 +303,7 @@ mod tests {
         for (placed, index, message) in
             [(Placed::Here, 3, "too long"), (Placed::Away(peer, Attempt(1)), 0, "not finite")]
         {
-            let (.., told) = shell().result(call(), &Outcome::Rejected { placed: placed.clone() }, 2);
+            let (.., told) = shell().result(call(), &Outcome::Rejected { placed: placed.clone() }, 2, false);
             assert_eq!(told.unwrap_err(), Failure::Input { index, message: message.to_owned() }, "{placed:?}");
         }
     }

@@ -3,6 +3,7 @@
 //! Part of `shell`.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use shoal_core::time::MonoTime;
 
@@ -41,6 +42,7 @@ impl Shell {
             engine,
             engine_message: self.0.engine_message.load().to_string(),
             can_answer,
+            gossip_runs: self.0.gossip_runs.load(Ordering::Relaxed),
             uptime_s: now.since(MonoTime::START).get() / 1_000_000,
             model: self.model_view(),
             peers: members.iter().map(peer).collect(),

@@ -113,6 +113,7 @@ impl Door for ScriptedDoor {
             engine: if can_answer { "ready" } else { "starting" },
             engine_message: String::new(),
             can_answer,
+            gossip_runs: true,
             uptime_s: 1,
             model: can_answer.then(|| ModelView {
                 name: "minilm".into(),
