@@ -5,7 +5,7 @@
 //! Invariants: the gossip loop is supervised: when it ends it starts again with a larger generation; of several
 //! incarnations of one node id only one is a member: a live one before a dead one, then the newest; what does not parse
 //! is no member.
-//! Not here: what to make of members (`shoal-core`). Datagrams are plain for now: chitchat has no authentication, so
+//! Not here: what to make of members (`shoal-core`). Datagrams are not sealed yet: chitchat has no authentication, so
 //! the port belongs on a private network; a sealed transport will take the place of [`UdpTransport`] in `run_once`.
 
 use std::collections::BTreeMap;

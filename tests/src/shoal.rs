@@ -44,6 +44,23 @@ impl Shoal {
         shoal
     }
 
+    /// Starts two nodes, of which the first cannot compute (its engine failed at its first inference) and sees the second
+    /// one ready: whatever the first one is asked, the second one computes.
+    ///
+    /// # Panics
+    /// They do not get there.
+    #[must_use]
+    #[track_caller]
+    pub fn with_an_unable_door() -> Self {
+        let plans = plans(2, "synthetic:0").into_iter().enumerate();
+        let plans = plans.map(|(index, plan)| if index == 0 { plan.misbehaving("nan") } else { plan });
+        let mut shoal = Self::start(plans.collect());
+        shoal[1].wait_ready();
+        shoal[0].wait_engine("failed");
+        shoal[0].wait_sees("node-2", "ready");
+        shoal
+    }
+
     /// Starts nodes and waits for nothing.
     ///
     /// # Panics

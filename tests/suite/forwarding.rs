@@ -1,7 +1,7 @@
 //! Handing on: when it happens, when it never happens, and what a caller can see of it.
 
 use cluster_tests::load::{self, Call};
-use cluster_tests::shoal::{Shoal, plans};
+use cluster_tests::shoal::Shoal;
 use serde_json::json;
 
 use crate::vector;
@@ -112,15 +112,7 @@ fn what_a_caller_writes_in_shoals_own_headers_changes_nothing() {
 #[test]
 fn a_call_with_many_texts_is_forwarded_whole_and_in_order() {
     // The door cannot compute, so the call has to go.
-    let mut shoal = Shoal::start(
-        plans(2, "synthetic:0")
-            .into_iter()
-            .map(|plan| if plan.id() == "node-1" { plan.misbehaving("nan") } else { plan })
-            .collect(),
-    );
-    shoal[1].wait_ready();
-    shoal[0].wait_engine("failed");
-    shoal[0].wait_sees("node-2", "ready");
+    let shoal = Shoal::with_an_unable_door();
     let texts: Vec<String> = (0..2048).map(|number| format!("text {number}")).collect();
     let answer = shoal[0].post("/embed", &json!({ "inputs": texts }));
     assert_eq!(answer.status, 200, "{:.300}", answer.text());

@@ -1,7 +1,7 @@
 //! Callers who leave: their slot is free at once, here and where their job was sent.
 
 use cluster_tests::node::Plan;
-use cluster_tests::shoal::{Shoal, plans};
+use cluster_tests::shoal::Shoal;
 use cluster_tests::wait::{self, LIMIT};
 
 #[test]
@@ -31,12 +31,7 @@ fn a_caller_who_leaves_frees_the_slot_while_others_are_served() {
 
 #[test]
 fn a_caller_who_leaves_frees_the_slot_on_the_peer_too() {
-    let plans = plans(2, "synthetic:0").into_iter();
-    let mut shoal =
-        Shoal::start(plans.map(|plan| if plan.id() == "node-1" { plan.misbehaving("nan") } else { plan }).collect());
-    shoal[1].wait_ready();
-    shoal[0].wait_engine("failed");
-    shoal[0].wait_sees("node-2", "ready");
+    let shoal = Shoal::with_an_unable_door();
     let held = |index: usize, name: &str, count: f64| {
         let what = format!("{name} of {} is {count}", shoal[index].id());
         wait::until(&what, LIMIT, || shoal[index].metric(name, &[]) == count);

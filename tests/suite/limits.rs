@@ -40,12 +40,7 @@ fn a_deadline_that_passes_is_told_in_the_callers_dialect_and_frees_the_slot() {
 
 #[test]
 fn a_deadline_holds_also_for_a_job_at_a_peer() {
-    let plans = plans(2, "synthetic:0").into_iter();
-    let mut shoal =
-        Shoal::start(plans.map(|plan| if plan.id() == "node-1" { plan.misbehaving("nan") } else { plan }).collect());
-    shoal[1].wait_ready();
-    shoal[0].wait_engine("failed");
-    shoal[0].wait_sees("node-2", "ready");
+    let shoal = Shoal::with_an_unable_door();
     shoal[1].misbehave("hang");
     let answer = shoal[0].ask(&embed("a").header("x-deadline-ms", "500"));
     assert_eq!(answer.status, 504, "{}", answer.text());
