@@ -44,8 +44,8 @@ impl Shoal {
         shoal
     }
 
-    /// Starts two nodes, of which the first cannot compute (its engine failed at its first inference) and sees the second
-    /// one ready: whatever the first one is asked, the second one computes.
+    /// Starts two nodes, of which the first cannot compute (its engine failed at its first inference) and sees the
+    /// second one ready: whatever the first one is asked, the second one computes.
     ///
     /// # Panics
     /// They do not get there.
