@@ -97,7 +97,7 @@ pub struct NodeView {
     /// The gossip loop runs; while it is started again, what is said of the peers grows old.
     pub gossip_runs: bool,
     pub uptime_s: u64,
-    /// The model of this node's configuration; `None` until it is loaded here or a peer announced it.
+    /// The model of this node; `None` until it is loaded here.
     pub model: Option<ModelView>,
     pub peers: Vec<PeerView>,
     pub jobs_held: u32,

@@ -103,7 +103,7 @@ fn the_model_failing_on_a_job_of_a_peer_is_told_to_the_peer_and_not_tried_elsewh
     Stage::ready(&[peer("a", 0)])
         .play(&[
             (1, handed(7, None), &["acknowledge 7, wait 10 ms", "run 1: 7.0"]),
-            (11, batch_failed(1), &["finish 7: failed only here after 1"]),
+            (11, batch_failed(1), &["finish 7: failed on one node after 1"]),
         ])
         .assert_at_rest();
 }
@@ -308,7 +308,7 @@ fn a_job_whose_model_failed_on_a_peer_is_done_here() {
 #[test]
 fn a_model_that_failed_here_and_has_no_other_node_to_ask_says_so() {
     Stage::ready(&[])
-        .play(&[(1, caller(1), &["run 1: 1.0"]), (11, batch_failed(1), &["finish 1: failed only here after 1"])])
+        .play(&[(1, caller(1), &["run 1: 1.0"]), (11, batch_failed(1), &["finish 1: failed on one node after 1"])])
         .assert_at_rest();
 }
 

@@ -209,7 +209,7 @@ impl Shell {
                 let (index, message) = call.blame();
                 ("rejected", Err(Failure::Input { index, message }))
             }
-            Outcome::EngineFailed(EngineFault::Everywhere | EngineFault::OnlyHere) => {
+            Outcome::EngineFailed(EngineFault::Everywhere | EngineFault::OnOneNode) => {
                 let (index, message) = call.blame();
                 ("failed", Err(Failure::Engine { index, message }))
             }

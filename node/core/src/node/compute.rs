@@ -133,7 +133,7 @@ impl Node {
         let job = self.jobs.get_mut(&id).expect("is_here found it");
         job.history.engine_failures += 1;
         match job.source {
-            Source::Peer { .. } => self.finish(id, Outcome::EngineFailed(EngineFault::OnlyHere), effects),
+            Source::Peer { .. } => self.finish(id, Outcome::EngineFailed(EngineFault::OnOneNode), effects),
             Source::Caller => self.place_elsewhere(now, id, effects),
         }
     }

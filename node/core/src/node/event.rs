@@ -160,8 +160,8 @@ pub enum Refusal {
 pub enum EngineFault {
     /// On as many nodes as may be asked: it is the request's own fault.
     Everywhere,
-    /// Here, and there was no other node to ask.
-    OnlyHere,
+    /// On one node, this one or a peer, and there was no other node to ask.
+    OnOneNode,
 }
 
 /// Something that happened.

@@ -169,7 +169,7 @@ impl Node {
         let retry_after = self.retry_after(now);
         let outcome = match self.jobs[&id].history.engine_failures {
             0 => Outcome::Unavailable { retry_after },
-            _ => Outcome::EngineFailed(EngineFault::OnlyHere),
+            _ => Outcome::EngineFailed(EngineFault::OnOneNode),
         };
         self.finish(id, outcome, effects);
     }

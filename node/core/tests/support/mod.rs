@@ -124,7 +124,7 @@ fn outcome_words(outcome: &Outcome) -> String {
         Outcome::Done { placed } => format!("done {}", place(placed)),
         Outcome::Rejected { placed } => format!("rejected {}", place(placed)),
         Outcome::EngineFailed(EngineFault::Everywhere) => "failed everywhere".to_owned(),
-        Outcome::EngineFailed(EngineFault::OnlyHere) => "failed only here".to_owned(),
+        Outcome::EngineFailed(EngineFault::OnOneNode) => "failed on one node".to_owned(),
         Outcome::Overloaded { .. } => "overloaded".to_owned(),
         Outcome::Unavailable { .. } => "unavailable".to_owned(),
         Outcome::Expired => "expired".to_owned(),
