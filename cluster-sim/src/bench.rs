@@ -1,8 +1,9 @@
-//! `cluster-sim bench`: what a real shoal does with a load, measured.
+//! `cluster-sim bench`: what a real shoal does with a load, and what a decision costs, measured.
 //!
 //! For `main`. One module a benchmark; each says its method and its goal.
 
 mod skew;
+mod step;
 
 use std::process::ExitCode;
 
@@ -11,6 +12,7 @@ use anyhow::Result;
 #[derive(Clone, Debug, clap::Subcommand)]
 pub(crate) enum Bench {
     Skew(skew::Options),
+    Step(step::Options),
 }
 
 /// # Errors
@@ -18,5 +20,6 @@ pub(crate) enum Bench {
 pub(crate) async fn run(bench: Bench) -> Result<ExitCode> {
     match bench {
         Bench::Skew(options) => skew::run(options).await,
+        Bench::Step(options) => step::run(&options),
     }
 }

@@ -10,5 +10,5 @@
 pub mod client;
 pub mod serve;
 
-pub use client::{ForwardError, ForwardLimits, PeerClient, Reply};
+pub use client::{ForwardError, ForwardLimits, PeerClient, Reply, Said};
 pub use serve::{Ended, Offered, PeerDoor};

@@ -14,15 +14,14 @@ use std::sync::mpsc as std_mpsc;
 use std::time::Duration;
 
 use chitchat::transport::UdpTransport;
-use chitchat::{
-    Chitchat, ChitchatConfig, ChitchatHandle, ChitchatId, FailureDetectorConfig, NodeState, spawn_chitchat,
-};
+use chitchat::{Chitchat, ChitchatConfig, ChitchatHandle, ChitchatId, FailureDetectorConfig, spawn_chitchat};
 use shoal_core::id::{BootId, NodeId};
 use shoal_core::load::Report;
+use shoal_core::route::{WEIGHT_DEFAULT, WEIGHT_MAX};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
-use crate::wire;
+use crate::wire::{self, ReportFault};
 
 /// How often the members are read. Half a gossip interval by default: what gossip knows is soon known here.
 const READ_INTERVAL: Duration = Duration::from_millis(50);
@@ -66,12 +65,17 @@ pub struct Member {
     pub alive: bool,
     pub peer_addr: SocketAddr,
     pub api_addr: String,
-    /// `starting`, `ready`, `draining` or `failed`.
+    /// The name of a `Standing`, or a word of a later version.
     pub engine: String,
     /// `name@revision/precision`; empty while its model loads.
     pub model: String,
     pub version: String,
-    pub load: Option<Report>,
+    /// How much work it should get; normal unless it says so.
+    pub weight: u32,
+    /// It serves only when the others cannot.
+    pub backup: bool,
+    /// What it said of its load, if it did.
+    pub load: Option<Result<Report, ReportFault>>,
 }
 
 /// What the gossip thread says.
@@ -103,6 +107,10 @@ pub mod key {
     pub const BOOT: &str = "boot";
     /// Free text of the operator.
     pub const ZONE: &str = "zone";
+    /// [`super::Member::weight`].
+    pub const WEIGHT: &str = "weight";
+    /// [`super::Member::backup`]: `1` or `0`.
+    pub const BACKUP: &str = "backup";
 }
 
 /// The way to the gossip thread. When the last one is dropped the node stops gossiping.
@@ -257,7 +265,7 @@ fn members(settings: &GossipSettings, chitchat: &Chitchat) -> Vec<Member> {
             continue;
         }
         let alive = live.contains(id);
-        let Some(member) = member(id, state, alive) else { continue };
+        let Some(member) = member(&id.node_id, alive, |key| state.get(key)) else { continue };
         let rank = (alive, id.generation_id);
         let better = best.get(&member.id).is_none_or(|(alive, generation, _)| (*alive, *generation) < rank);
         if better && (best.len() < MEMBERS_MAX || best.contains_key(&member.id)) {
@@ -267,21 +275,35 @@ fn members(settings: &GossipSettings, chitchat: &Chitchat) -> Vec<Member> {
     best.into_values().map(|(_, _, member)| member).collect()
 }
 
-/// Reads what a node announces. `None` while the keys that make a member are not there, or do not parse.
-fn member(id: &ChitchatId, state: &NodeState, alive: bool) -> Option<Member> {
-    let text = |key| state.get(key).filter(|value| value.len() <= VALUE_BYTES_MAX);
+/// Reads what a node announces under its keys. `None` while those that make a member are not there, or do not parse.
+fn member<'a>(id: &str, alive: bool, said: impl Fn(&str) -> Option<&'a str>) -> Option<Member> {
+    let text = |key| said(key).filter(|value| value.len() <= VALUE_BYTES_MAX);
     let printable = |key| text(key).filter(|value| value.bytes().all(|byte| (0x20..0x7F).contains(&byte)));
+    let boot = BootId(text(key::BOOT)?.parse().ok()?);
+    let load = said(key::LOAD).map(|load| match load.len() {
+        ..=VALUE_BYTES_MAX => wire::decode_report(load),
+        _ => Err(ReportFault::Garbled),
+    });
+    let own_run = |report: Report| if report.boot == boot { Ok(report) } else { Err(ReportFault::Backwards) };
     Some(Member {
-        id: NodeId::new(&id.node_id).ok()?,
-        boot: BootId(text(key::BOOT)?.parse().ok()?),
+        id: NodeId::new(id).ok()?,
+        boot,
         alive,
         peer_addr: text(key::PEER_ADDR)?.parse().ok().filter(|addr: &SocketAddr| is_private(addr.ip()))?,
         api_addr: printable(key::API_ADDR).unwrap_or_default().to_owned(),
         engine: printable(key::ENGINE).unwrap_or_default().to_owned(),
         model: printable(key::MODEL).unwrap_or_default().to_owned(),
         version: printable(key::VERSION).unwrap_or_default().to_owned(),
-        load: text(key::LOAD).and_then(wire::decode_report),
+        weight: text(key::WEIGHT).and_then(weight_of).unwrap_or(WEIGHT_DEFAULT),
+        backup: text(key::BACKUP) == Some("1"),
+        load: load.map(|load| load.and_then(own_run)),
     })
+}
+
+/// A weight as a node may have it; anything else is not believed, because a weight draws work.
+fn weight_of(text: &str) -> Option<u32> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|weight| digits && *weight <= WEIGHT_MAX)
 }
 
 /// Another incarnation of this node's id that is alive: its address and generation.
@@ -300,5 +322,86 @@ pub fn is_private(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
         IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a sound node announces, with `value` under `name` in place of what it said there.
+    fn heard(name: &'static str, value: &str) -> Option<Member> {
+        let sound = [
+            (key::BOOT, "7"),
+            (key::PEER_ADDR, "10.0.0.1:8090"),
+            (key::ENGINE, "ready"),
+            (key::WEIGHT, "50"),
+            (key::BACKUP, "1"),
+            (key::LOAD, "v1.7.1.2.3.4.1.0.1.255.255"),
+        ];
+        let mut said = BTreeMap::from(sound);
+        said.insert(name, value);
+        member("node", true, |key| said.get(key).copied())
+    }
+
+    #[test]
+    fn what_a_node_announces_is_read() {
+        let member = heard(key::ZONE, "").expect("a sound member");
+        assert_eq!((member.boot, member.weight, member.backup), (BootId(7), 50, true));
+        assert_eq!(member.load.and_then(Result::ok).map(|report| report.seq), Some(1));
+    }
+
+    #[test]
+    fn what_makes_no_member_is_none() {
+        for (name, value) in [
+            (key::BOOT, ""),
+            (key::BOOT, "-1"),
+            (key::BOOT, "soon"),
+            (key::PEER_ADDR, "10.0.0.1"),
+            (key::PEER_ADDR, "8.8.8.8:8090"),
+        ] {
+            assert_eq!(heard(name, value), None, "{name} {value:?}");
+        }
+    }
+
+    #[test]
+    fn a_load_that_cannot_be_is_told_apart_from_none() {
+        let load = |value: &str| heard(key::LOAD, value).expect("a member all the same").load;
+        let long = format!("v1.7.1.2.3.4.1.0.1.255.255{}", ".1".repeat(VALUE_BYTES_MAX));
+        for (value, fault) in [
+            ("v1.6.1.2.3.4.1.0.1.255.255", ReportFault::Backwards),
+            ("v1.8.1.2.3.4.1.0.1.255.255", ReportFault::Backwards),
+            ("v1.7.1.2.3.4.1.0.0.255.255", ReportFault::Absurd),
+            ("v9.7.1.2.3.4.1.0.1.255.255", ReportFault::Form),
+            ("v1.7.1", ReportFault::Garbled),
+            (&long, ReportFault::Garbled),
+        ] {
+            assert_eq!(load(value), Some(Err(fault)), "{value:.60}");
+        }
+        let silent = member("node", true, |name| match name {
+            key::BOOT => Some("7"),
+            key::PEER_ADDR => Some("10.0.0.1:1"),
+            _ => None,
+        });
+        let silent = silent.expect("a member that says little");
+        assert_eq!((silent.load, silent.weight, silent.backup), (None, WEIGHT_DEFAULT, false));
+    }
+
+    #[test]
+    fn a_weight_that_no_node_may_have_is_not_believed() {
+        for (text, expected) in [
+            ("0", Some(0)),
+            ("100", Some(100)),
+            ("10000", Some(10_000)),
+            ("10001", None),
+            ("4294967296", None),
+            ("-1", None),
+            ("+5", None),
+            ("1e3", None),
+            ("", None),
+            (" 1", None),
+        ] {
+            assert_eq!(weight_of(text), expected, "{text:?}");
+        }
     }
 }

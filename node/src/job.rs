@@ -88,7 +88,7 @@ pub struct ModelView {
 pub struct NodeView {
     pub node_id: Arc<str>,
     pub cluster: Arc<str>,
-    /// `starting`, `ready`, `draining` or `failed`.
+    /// `starting`, `ready`, `draining`, `wedged` or `failed`.
     pub engine: &'static str,
     /// Why the engine cannot compute, for people; empty when it can.
     pub engine_message: String,
@@ -113,7 +113,13 @@ pub struct PeerView {
     pub alive: bool,
     /// `passing`, `blocking` or `probing`: whether its transport gets requests.
     pub gate: &'static str,
-    /// Its own word: `starting`, `ready`, `draining` or `failed`.
+    /// Its model failed too often, and it is left alone for a while.
+    pub paused: bool,
+    /// How much work it should get: 100 is normal, 0 is none.
+    pub weight: u32,
+    /// It serves only when the others cannot.
+    pub backup: bool,
+    /// Its own word: `starting`, `ready`, `draining`, `wedged` or `failed`.
     pub engine: Arc<str>,
     /// name@revision/precision of what it serves; empty while unknown.
     pub model: Arc<str>,

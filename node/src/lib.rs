@@ -15,6 +15,8 @@ pub mod identity;
 pub mod job;
 pub mod listen;
 pub mod models;
+pub mod probe;
+pub mod sample;
 pub mod serve;
 pub mod shell;
 pub mod telemetry;

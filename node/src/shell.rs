@@ -7,18 +7,19 @@
 
 mod call;
 mod door;
+mod doubt;
 mod effects;
 mod peer_door;
 mod view;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use shoal_core::id::{BatchId, BootId, JobId, NodeId, RowRef};
-use shoal_core::lifecycle::{DoorState, EngineState};
+use shoal_core::lifecycle::Standing;
 use shoal_core::node::{Effect, Input, Node, RowVerdict, Rules};
 use shoal_core::peers::PeerFacts;
 use shoal_engine::{Card, CostGuess};
@@ -30,6 +31,7 @@ use crate::forward::PeerClient;
 use crate::gossip::{Gossip, GossipEvent, Member};
 use crate::telemetry::{PeerState, Telemetry};
 use call::Call;
+use doubt::Doubts;
 
 /// How often the machine hears that time went by. The shortest limit that it watches is ten times as long.
 const TICK: Duration = Duration::from_millis(25);
@@ -77,6 +79,7 @@ struct Inner {
     compute: OnceLock<Compute>,
     gossip: OnceLock<Gossip>,
     members: ArcSwap<Vec<Member>>,
+    doubts: Doubts,
     loaded: ArcSwapOption<Loaded>,
     engine_message: ArcSwap<String>,
     gossip_runs: std::sync::atomic::AtomicBool,
@@ -90,7 +93,8 @@ struct State {
     node: Node,
     calls: HashMap<JobId, Call>,
     jobs: u64,
-    running: Option<(BatchId, Vec<RowRef>)>,
+    /// The rows of each batch that the device has.
+    running: BTreeMap<BatchId, Vec<RowRef>>,
 }
 
 /// The model of this node.
@@ -109,8 +113,8 @@ impl Shell {
     #[must_use]
     pub fn new(facts: Facts, rules: Rules, seed: u64, client: PeerClient) -> Self {
         let telemetry = Telemetry::new(facts.version, facts.node_id.as_str());
-        let node = Node::new(facts.boot, rules, seed);
-        let state = State { node, calls: HashMap::new(), jobs: 0, running: None };
+        let node = Node::new(facts.node_id.clone(), facts.boot, rules, seed);
+        let state = State { node, calls: HashMap::new(), jobs: 0, running: BTreeMap::new() };
         Self(Arc::new(Inner {
             facts,
             clock: Clock::start(),
@@ -119,6 +123,7 @@ impl Shell {
             compute: OnceLock::new(),
             gossip: OnceLock::new(),
             members: ArcSwap::default(),
+            doubts: Doubts::default(),
             loaded: ArcSwapOption::empty(),
             engine_message: ArcSwap::from_pointee("the model is loading".to_owned()),
             gossip_runs: std::sync::atomic::AtomicBool::new(false),
@@ -181,7 +186,7 @@ impl Shell {
                 telemetry.batch_rows.observe(rows.len() as f64);
                 telemetry.batch_seconds.observe(took.as_secs_f64());
                 let state = &mut *self.lock();
-                let (_, refs) = state.running.take().expect("a batch ends only after it began");
+                let refs = state.running.remove(&batch).expect("a batch ends only after it began");
                 let mut verdicts = Vec::with_capacity(rows.len());
                 for (row, result) in refs.iter().zip(rows) {
                     verdicts.push(verdict(&result));
@@ -201,7 +206,7 @@ impl Shell {
             ComputeEvent::Failed { batch, message } => {
                 tracing::error!(%message, "a forward pass failed; its rows run one by one");
                 let state = &mut *self.lock();
-                let (_, refs) = state.running.take().expect("a batch ends only after it began");
+                let refs = state.running.remove(&batch).expect("a batch ends only after it began");
                 for row in refs {
                     if let Some(call) = state.calls.get_mut(&row.job) {
                         call.fault = Some((row.row as usize, message.clone()));
@@ -238,8 +243,9 @@ impl Shell {
         }
     }
 
-    fn on_members(&self, members: Vec<Member>) {
+    fn on_members(&self, mut members: Vec<Member>) {
         let before = self.0.members.load_full();
+        self.mind_reports(&before, &mut members);
         let gone = before.iter().filter(|old| members.iter().all(|new| new.id != old.id));
         self.0.telemetry.keep_peers(gone.map(|member| member.id.to_string()));
         for member in &members {
@@ -272,9 +278,12 @@ impl Shell {
             id: member.id.clone(),
             boot: member.boot,
             alive: member.alive,
-            accepting: member.engine == "ready",
+            // What a later version calls itself takes no work, as far as this one can know.
+            standing: Standing::named(&member.engine).unwrap_or(Standing::Starting),
             serves: serves(member),
-            load: member.load,
+            weight: member.weight,
+            backup: member.backup,
+            load: member.load.and_then(Result::ok),
         };
         let members = self.0.members.load();
         self.drive_locked(state, Input::Membership(members.iter().map(fact).collect()));
@@ -298,16 +307,6 @@ impl Shell {
             self.perform(state, effect);
         }
         effects
-    }
-
-    /// `starting`, `ready`, `draining` or `failed`.
-    fn engine_word(node: &Node) -> &'static str {
-        match (node.door(), node.engine()) {
-            (DoorState::Settling { .. } | DoorState::Closing { .. } | DoorState::Closed, _) => "draining",
-            (DoorState::Open, EngineState::Starting) => "starting",
-            (DoorState::Open, EngineState::Ready) => "ready",
-            (DoorState::Open, EngineState::Failed) => "failed",
-        }
     }
 
     fn cost_guess(&self) -> CostGuess {

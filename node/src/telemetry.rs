@@ -4,16 +4,22 @@
 //! Invariants: no label carries anything that a caller wrote; a peer's id is a label only while gossip knows the peer.
 //! Readers: `deploy/README.md` lists each metric.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use prometheus_client::encoding::{EncodeLabelSet, text::encode};
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{Atomic, Gauge};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use tracing_subscriber::EnvFilter;
+
+use crate::sample::{GpuState, Sample};
 
 /// Labels of `shoal_http_requests_total`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -65,6 +71,30 @@ pub struct PeerState {
     pub state: &'static str,
 }
 
+/// Labels of `shoal_load_reports_refused_total`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Fault {
+    /// `form garbled absurd backwards`.
+    pub fault: &'static str,
+}
+
+/// Labels of the metrics of a device.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct DeviceLabel {
+    /// Its UUID.
+    pub device: String,
+}
+
+/// Labels of `shoal_gpu_state`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct GpuStateLabel {
+    /// `present absent broken hung`.
+    pub state: &'static str,
+}
+
+/// A share from 0 to 1.
+type Ratio = Gauge<f64, AtomicU64>;
+
 /// All metrics of one node.
 #[derive(Debug)]
 pub struct Telemetry {
@@ -76,6 +106,7 @@ pub struct Telemetry {
     pub offers: Family<PeerLabel, Counter>,
     pub forwards: Family<PeerOutcome, Counter>,
     pub late_answers: Counter,
+    pub reports_refused: Family<Fault, Counter>,
     pub rows: Counter,
     pub batches: Counter,
     pub batch_rows: Histogram,
@@ -86,6 +117,14 @@ pub struct Telemetry {
     pub bytes_in_flight: Gauge<i64, AtomicI64>,
     pub wait_seconds: Gauge<f64, AtomicU64>,
     pub peers: Family<PeerState, Gauge>,
+    gpu_state: Family<GpuStateLabel, Gauge>,
+    gpu_busy_ratio: Family<DeviceLabel, Ratio>,
+    gpu_memory_used: Family<DeviceLabel, Gauge>,
+    gpu_memory_total: Family<DeviceLabel, Gauge>,
+    cpu_ratio: KnownRatio,
+    memory_ratio: KnownRatio,
+    /// The devices of the last sample, whose series go when they do.
+    devices: Mutex<BTreeSet<Arc<str>>>,
 }
 
 /// 1 ms to about 65 s.
@@ -107,6 +146,7 @@ impl Telemetry {
             offers: Family::default(),
             forwards: Family::default(),
             late_answers: Counter::default(),
+            reports_refused: Family::default(),
             rows: Counter::default(),
             batches: Counter::default(),
             batch_rows: Histogram::new(exponential_buckets(1.0, 2.0, 10)),
@@ -117,6 +157,13 @@ impl Telemetry {
             bytes_in_flight: Gauge::default(),
             wait_seconds: Gauge::default(),
             peers: Family::default(),
+            gpu_state: Family::default(),
+            gpu_busy_ratio: Family::default(),
+            gpu_memory_used: Family::default(),
+            gpu_memory_total: Family::default(),
+            cpu_ratio: KnownRatio::default(),
+            memory_ratio: KnownRatio::default(),
+            devices: Mutex::default(),
         };
         let build = vec![("version", version.to_owned()), ("node", node_id.to_owned())];
         registry.register("build", "What runs", Info::new(build));
@@ -136,6 +183,8 @@ impl Telemetry {
             "Answers of a peer that came after the job had moved on",
             told.late_answers.clone(),
         );
+        let refused = told.reports_refused.clone();
+        registry.register("load_reports_refused", "Load reports of peers that cannot be true", refused);
         registry.register("rows", "Texts computed here", told.rows.clone());
         registry.register("batches", "Forward passes", told.batches.clone());
         registry.register("batch_rows", "Texts in a forward pass", told.batch_rows.clone());
@@ -152,6 +201,12 @@ impl Telemetry {
             told.wait_seconds.clone(),
         );
         registry.register("peers", "Other nodes that gossip knows", told.peers.clone());
+        registry.register("gpu_state", "1 for the state that the GPUs are in", told.gpu_state.clone());
+        registry.register("gpu_busy_ratio", "Share of the last second in which it ran", told.gpu_busy_ratio.clone());
+        registry.register_with_unit("gpu_memory_used", "In use", Unit::Bytes, told.gpu_memory_used.clone());
+        registry.register_with_unit("gpu_memory_total", "Built in", Unit::Bytes, told.gpu_memory_total.clone());
+        registry.register("cpu_ratio", "CPU time used of what this process may use", told.cpu_ratio.clone());
+        registry.register("memory_ratio", "Memory used of what this process may use", told.memory_ratio.clone());
         Self { registry, ..told }
     }
 
@@ -179,12 +234,82 @@ impl Telemetry {
         }
     }
 
+    /// Shows a sample. What is unknown has no series, so that nobody takes it for 0.
+    pub fn show_sample(&self, sample: &Sample) {
+        for state in GpuState::NAMED {
+            let label = GpuStateLabel { state: state.name() };
+            let is_known = sample.gpu.state != GpuState::Unread;
+            set(&self.gpu_state, &label, is_known.then_some(i64::from(state == sample.gpu.state)));
+        }
+        let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        for gpu in &sample.gpus {
+            let label = DeviceLabel { device: gpu.name.to_string() };
+            set(&self.gpu_busy_ratio, &label, ratio(gpu.busy_percent));
+            set(&self.gpu_memory_used, &label, gpu.memory.map(|memory| bytes(memory.used())));
+            set(&self.gpu_memory_total, &label, gpu.memory.map(|memory| bytes(memory.total())));
+        }
+        self.cpu_ratio.set(ratio(sample.cpu_percent));
+        self.memory_ratio.set(ratio(sample.memory_percent));
+
+        let devices = sample.gpus.iter().map(|gpu| Arc::clone(&gpu.name)).collect();
+        let mut shown = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        for gone in shown.difference(&devices) {
+            let label = DeviceLabel { device: gone.to_string() };
+            self.gpu_busy_ratio.remove(&label);
+            self.gpu_memory_used.remove(&label);
+            self.gpu_memory_total.remove(&label);
+        }
+        *shown = devices;
+    }
+
     /// All metrics in the OpenMetrics text format, which Prometheus reads.
     #[must_use]
     pub fn text(&self) -> String {
         let mut text = String::with_capacity(8 << 10);
         encode(&mut text, &self.registry).expect("writing to a string does not fail");
         text
+    }
+}
+
+/// A share from 0 to 1 that has a series only while it is known.
+#[derive(Clone, Debug, Default)]
+struct KnownRatio(Arc<Mutex<Option<f64>>>);
+
+impl KnownRatio {
+    fn set(&self, ratio: Option<f64>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = ratio;
+    }
+}
+
+impl EncodeMetric for KnownRatio {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> std::fmt::Result {
+        let ratio = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        ratio.map_or(Ok(()), |ratio| encoder.encode_gauge(&ratio))
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Gauge
+    }
+}
+
+fn ratio(percent: Option<u8>) -> Option<f64> {
+    percent.map(|percent| f64::from(percent) / 100.0)
+}
+
+/// Sets one series of a family, or takes it out where there is no value.
+fn set<L, V, A>(family: &Family<L, Gauge<V, A>>, label: &L, value: Option<V>)
+where
+    L: Clone + std::hash::Hash + Eq,
+    A: Atomic<V>,
+    Gauge<V, A>: Default,
+{
+    match value {
+        Some(value) => {
+            family.get_or_create(label).set(value);
+        }
+        None => {
+            family.remove(label);
+        }
     }
 }
 
@@ -205,6 +330,7 @@ pub fn init_logs(level: &str, json: bool) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sample::{DeviceMemory, DeviceReading, GpuReading};
 
     #[test]
     fn names_carry_their_units_and_a_peer_that_is_gone_leaves_no_series() {
@@ -218,5 +344,45 @@ mod tests {
         }
         telemetry.keep_peers(["gone".to_owned()].into_iter());
         assert!(!telemetry.text().contains("gone"));
+    }
+
+    /// The series of the probe's metrics, without their descriptions.
+    fn probe_series(telemetry: &Telemetry) -> Vec<String> {
+        let text = telemetry.text();
+        let names = ["shoal_gpu", "shoal_cpu", "shoal_memory"];
+        let lines = text.lines().filter(|line| names.iter().any(|name| line.starts_with(name)));
+        let mut lines: Vec<String> = lines.map(str::to_owned).collect();
+        lines.sort();
+        lines
+    }
+
+    #[test]
+    fn a_sample_is_shown_and_what_is_unknown_has_no_series() {
+        let telemetry = Telemetry::new("0", "n");
+        telemetry.show_sample(&Sample::default());
+        assert_eq!(probe_series(&telemetry), [""; 0]);
+
+        let device = |name: &str, busy_percent, memory| DeviceReading { name: Arc::from(name), busy_percent, memory };
+        let both = [device("a", Some(25), DeviceMemory::new(3, 4)), device("b", None, None)];
+        let gpu = GpuReading { state: GpuState::Present, ..GpuReading::default() };
+        let sample = Sample { gpu, gpus: both.to_vec(), cpu_percent: Some(50), memory_percent: None };
+        telemetry.show_sample(&sample);
+        let states = |of: &str| {
+            ["absent", "broken", "hung", "present"]
+                .map(|state| format!("shoal_gpu_state{{state=\"{state}\"}} {}", i32::from(state == of)))
+        };
+        let mut expected = vec![
+            "shoal_cpu_ratio 0.5".to_owned(),
+            "shoal_gpu_busy_ratio{device=\"a\"} 0.25".to_owned(),
+            "shoal_gpu_memory_total_bytes{device=\"a\"} 4".to_owned(),
+            "shoal_gpu_memory_used_bytes{device=\"a\"} 3".to_owned(),
+        ];
+        expected.extend(states("present"));
+        assert_eq!(probe_series(&telemetry), expected);
+
+        // One device is lost, the other is gone.
+        let gpu = GpuReading { state: GpuState::Broken, ..gpu };
+        telemetry.show_sample(&Sample { gpu, gpus: vec![device("b", None, None)], ..Sample::default() });
+        assert_eq!(probe_series(&telemetry), states("broken"));
     }
 }

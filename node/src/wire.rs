@@ -9,7 +9,9 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use prost::Message as _;
 use shoal_core::cost::Cost;
 use shoal_core::id::BootId;
+use shoal_core::lifecycle::Standing;
 use shoal_core::load::Report;
+use shoal_core::share::Share;
 use shoal_core::time::Micros;
 use shoal_engine::{EmbedOptions, Embedding, Truncation};
 
@@ -26,6 +28,11 @@ pub const REFUSAL_HEADER: &str = "x-shoal-refusal";
 /// Bytes of vectors in one message of an answer. Small enough that a ping between two of them is soon through, and that
 /// the message is within the least `peer.message_bytes_max` that a peer may be configured with, 128 KiB.
 const CHUNK_BYTES: usize = 64 * 1024;
+/// What a report's text begins with. A later version adds numbers at the end; one that cannot be read so says another
+/// word here.
+const REPORT_FORM: &str = "v1";
+/// A part of a device or of a memory that nobody knows, in a report. A share has at most 100 percent.
+const SHARE_UNKNOWN: u64 = 255;
 
 /// A job handed to a peer.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -291,26 +298,91 @@ impl AnswerDecoder {
     }
 }
 
-/// `report` as text: six decimal numbers with points between, for a header and for gossip.
-#[must_use]
-pub fn encode_report(report: &Report) -> String {
-    let Report { boot, seq, wait, cost, accepting } = report;
-    let (fixed, per_unit) = (cost.fixed.get(), cost.per_unit_ns);
-    format!("{}.{seq}.{}.{fixed}.{per_unit}.{}", boot.0, wait.get(), u8::from(*accepting))
+/// Why what a peer says of its load is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+pub enum ReportFault {
+    /// Of a form that this version cannot read.
+    #[error("it is of a form that this version does not know")]
+    Form,
+    /// Not the numbers that this form has.
+    #[error("it is not made of the numbers that it should have")]
+    Garbled,
+    /// Numbers that cannot be true.
+    #[error("its numbers cannot be true")]
+    Absurd,
+    /// The number of a report goes back, or it is that of another run of the process.
+    #[error("it is older than what the same run of that node said before, or of another run")]
+    Backwards,
 }
 
-/// The report that [`encode_report`] wrote; further numbers, of a later version, are ignored. `None` for anything else.
+impl ReportFault {
+    /// Its name, for metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Form => "form",
+            Self::Garbled => "garbled",
+            Self::Absurd => "absurd",
+            Self::Backwards => "backwards",
+        }
+    }
+}
+
+/// `report` as text, for a header and for gossip: the form's name and decimal numbers, with points between.
 #[must_use]
-pub fn decode_report(text: &str) -> Option<Report> {
-    let mut numbers = text.split('.').map(|number| number.parse::<u64>().ok());
+pub fn encode_report(report: &Report) -> String {
+    let Report { boot, seq, wait, cost, standing, held, slots, busy, memory } = report;
+    let (boot, wait, fixed, per_unit) = (boot.0, wait.get(), cost.fixed.get(), cost.per_unit_ns);
+    let share = |share: &Option<Share>| share.map_or(SHARE_UNKNOWN, |share| share.get().into());
+    let (standing, busy, memory) = (standing_number(*standing), share(busy), share(memory));
+    format!("{REPORT_FORM}.{boot}.{seq}.{wait}.{fixed}.{per_unit}.{standing}.{held}.{slots}.{busy}.{memory}")
+}
+
+/// The report that [`encode_report`] wrote; further numbers, of a later version, are ignored.
+///
+/// # Errors
+/// [`ReportFault`] for anything else, and for numbers that cannot be true.
+pub fn decode_report(text: &str) -> Result<Report, ReportFault> {
+    let numbers = text.strip_prefix(REPORT_FORM).and_then(|rest| rest.strip_prefix('.')).ok_or(ReportFault::Form)?;
+    let report = read_numbers(numbers).ok_or(ReportFault::Garbled)?;
+    if report.is_believable() { Ok(report) } else { Err(ReportFault::Absurd) }
+}
+
+fn read_numbers(text: &str) -> Option<Report> {
+    // `parse` alone would take a sign.
+    let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse::<u64>().ok())?;
+    let mut numbers = text.split('.').map(number);
     let mut next = || numbers.next().flatten();
+    let share = |number: u64| match number {
+        SHARE_UNKNOWN => Some(None),
+        percent => Some(Some(Share::percent(u8::try_from(percent).ok().filter(|&percent| percent <= 100)?))),
+    };
     Some(Report {
         boot: BootId(next()?),
         seq: next()?,
         wait: Micros::new(next()?),
         cost: Cost { fixed: Micros::new(next()?), per_unit_ns: next()? },
-        accepting: next()? == 1,
+        standing: standing_of(next()?),
+        held: u32::try_from(next()?).ok()?,
+        slots: u32::try_from(next()?).ok()?,
+        busy: share(next()?)?,
+        memory: share(next()?)?,
     })
+}
+
+fn standing_number(standing: Standing) -> u64 {
+    match standing {
+        Standing::Starting => 0,
+        Standing::Ready => 1,
+        Standing::Draining => 2,
+        Standing::Wedged => 3,
+        Standing::Failed => 4,
+    }
+}
+
+/// A standing of a later version is one that takes no work.
+fn standing_of(number: u64) -> Standing {
+    Standing::ALL.into_iter().find(|&standing| standing_number(standing) == number).unwrap_or(Standing::Starting)
 }
 
 #[cfg(test)]
@@ -336,7 +408,7 @@ mod tests {
 
     #[test]
     fn an_answer_survives_being_cut_anywhere() {
-        let end = End { queue_us: 7, load: "1.2.3.4.5.1".to_owned(), ..End::default() };
+        let end = End { queue_us: 7, load: "a report".to_owned(), ..End::default() };
         for (count, dimensions) in [(1, 3), (3, 384), (700, 384)] {
             let rows = rows(count, dimensions);
             let parts = encode_answer(&rows, end.clone());
@@ -382,18 +454,54 @@ mod tests {
 
     #[test]
     fn a_report_survives_and_a_later_versions_additions_are_ignored() {
-        let report = Report {
+        let known = Report {
             boot: BootId(u64::MAX),
             seq: 1,
             wait: Micros::new(2),
             cost: Cost { fixed: Micros::new(3), per_unit_ns: 4 },
-            accepting: true,
+            standing: Standing::Ready,
+            held: 5,
+            slots: 6,
+            busy: Some(Share::percent(0)),
+            memory: Some(Share::FULL),
         };
-        let text = encode_report(&report);
-        assert_eq!(decode_report(&text), Some(report));
-        assert_eq!(decode_report(&format!("{text}.99.x")), Some(report));
-        for text in ["", "1.2.3", "1.2.3.4.5", "1.2.-3.4.5.1", "a.b.c.d.e.f", "99999999999999999999.1.1.1.1.1"] {
-            assert_eq!(decode_report(text), None, "{text:?}");
+        let unknown = Report { busy: None, memory: None, ..known };
+        for report in
+            Standing::ALL.into_iter().flat_map(|standing| [known, unknown].map(|it| Report { standing, ..it }))
+        {
+            let text = encode_report(&report);
+            assert_eq!(decode_report(&text), Ok(report));
+            assert_eq!(decode_report(&format!("{text}.99.x")), Ok(report));
+        }
+        let later = decode_report("v1.1.2.3.4.5.77.0.1.255.255").map(|report| report.standing.accepts());
+        assert_eq!(later, Ok(false), "a standing of a later version takes no work");
+    }
+
+    #[test]
+    fn a_report_that_cannot_be_is_told_by_what_is_wrong_with_it() {
+        use ReportFault::{Absurd, Form, Garbled};
+        for (text, fault) in [
+            ("", Form),
+            ("1.2.3.4.5.1", Form),
+            ("v2.1.2.3.4.5.1.0.1.255.255", Form),
+            ("v1", Form),
+            ("v1.", Garbled),
+            ("v1.1.2.3.4.5.1.0.1.255", Garbled),
+            ("v1.1.2.-3.4.5.1.0.1.255.255", Garbled),
+            ("v1.1.2.+3.4.5.1.0.1.255.255", Garbled),
+            ("v1.1.2.NaN.4.5.1.0.1.255.255", Garbled),
+            ("v1.1.2.1e3.4.5.1.0.1.255.255", Garbled),
+            ("v1.99999999999999999999.2.3.4.5.1.0.1.255.255", Garbled),
+            ("v1.1.2.3.4.5.1.4294967296.1.255.255", Garbled),
+            ("v1.1.2.3.4.5.1.0.1.101.255", Garbled),
+            ("v1.1.2.3.4.5.1.0.1.255.65535", Garbled),
+            ("v1.1.2.18446744073709551615.4.5.1.0.1.255.255", Absurd),
+            ("v1.1.2.3.18446744073709551615.5.1.0.1.255.255", Absurd),
+            ("v1.1.2.3.4.18446744073709551615.1.0.1.255.255", Absurd),
+            ("v1.1.2.3.4.5.1.0.0.255.255", Absurd),
+            ("v1.1.2.3.4.5.1.0.4294967295.255.255", Absurd),
+        ] {
+            assert_eq!(decode_report(text), Err(fault), "{text:?}");
         }
     }
 }

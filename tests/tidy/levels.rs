@@ -35,8 +35,23 @@ struct Map {
 const CORE: Map = Map {
     sources: "node/core/src",
     levels: &[
-        Level { siblings: Siblings::Apart, modules: &["time", "id", "prng"] },
-        Level { siblings: Siblings::Apart, modules: &["cost", "gate", "admission", "route", "retry", "lifecycle"] },
+        Level { siblings: Siblings::Apart, modules: &["time", "id", "prng", "share", "tally"] },
+        Level {
+            siblings: Siblings::Apart,
+            modules: &[
+                "cost",
+                "gate",
+                "breaker",
+                "stretch",
+                "budget",
+                "heat",
+                "admission",
+                "affinity",
+                "route",
+                "retry",
+                "lifecycle",
+            ],
+        },
         // They reckon with what a batch will take.
         Level { siblings: Siblings::Apart, modules: &["load", "batch"] },
         Level { siblings: Siblings::Apart, modules: &["peers", "queue"] },
@@ -47,8 +62,8 @@ const CORE: Map = Map {
 const NODE: Map = Map {
     sources: "node/src",
     levels: &[
-        Level { siblings: Siblings::Free, modules: &["clock", "config", "identity", "job", "telemetry", "wire"] },
-        Level { siblings: Siblings::Apart, modules: &["listen", "forward", "gossip", "compute", "models"] },
+        Level { siblings: Siblings::Free, modules: &["clock", "config", "identity", "job", "sample", "telemetry", "wire"] },
+        Level { siblings: Siblings::Apart, modules: &["listen", "forward", "gossip", "compute", "models", "probe"] },
         Level { siblings: Siblings::Apart, modules: &["shell"] },
         Level { siblings: Siblings::Apart, modules: &["serve", "healthcheck"] },
         Level { siblings: Siblings::Apart, modules: &["cli"] },

@@ -4,11 +4,13 @@
 //! `route`'s.
 //! Invariants: what is held never exceeds the limits, whoever sent it.
 
+use serde::{Deserialize, Serialize};
+
 use crate::prng::Prng;
 use crate::time::{Micros, MonoTime};
 
 /// Most that a node holds at once, queued, running and forwarded together.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdmissionRules {
     /// Jobs.
     pub jobs_max: u32,

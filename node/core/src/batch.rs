@@ -3,11 +3,13 @@
 //! For `queue`, whenever the device is free: the batch is pulled, so an idle device never waits for company.
 //! Invariants: at least one row; within the limits on rows, on units and on time, the first row excepted.
 
+use serde::{Deserialize, Serialize};
+
 use crate::cost::Cost;
 use crate::time::Micros;
 
 /// Bounds of one forward pass.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchRules {
     /// Most rows.
     pub rows_max: u32,
@@ -15,11 +17,13 @@ pub struct BatchRules {
     pub units_max: u64,
     /// Longest time that a batch should take. A new arrival waits for the running batch, so this bounds its delay.
     pub time_max: Micros,
+    /// Batches on the device at one time. 1 is one device; 8 with `rows_max` 1 are eight slots. At least 1.
+    pub slots: u32,
 }
 
 impl Default for BatchRules {
     fn default() -> Self {
-        Self { rows_max: 256, units_max: 16_384, time_max: Micros::from_ms(50) }
+        Self { rows_max: 256, units_max: 16_384, time_max: Micros::from_ms(50), slots: 1 }
     }
 }
 
@@ -32,6 +36,14 @@ impl BatchRules {
     pub fn units_max_at(&self, cost: Cost) -> u64 {
         let limit = self.time_max.max(cost.fixed.times(2));
         cost.units_within(limit).min(self.units_max).max(1)
+    }
+}
+
+impl BatchRules {
+    /// How many batches `rows` rows of `units` units together make at least.
+    #[must_use]
+    pub fn batches(&self, cost: Cost, rows: u64, units: u64) -> u64 {
+        rows.div_ceil(self.rows_max.max(1).into()).max(units.div_ceil(self.units_max_at(cost)))
     }
 }
 
@@ -56,7 +68,7 @@ mod tests {
 
     #[test]
     fn a_batch_ends_at_the_first_limit_it_meets() {
-        let rules = BatchRules { rows_max: 4, units_max: 100, time_max: Micros::from_ms(50) };
+        let rules = BatchRules { rows_max: 4, units_max: 100, ..BatchRules::default() };
         let cheap = Cost { fixed: Micros::ZERO, per_unit_ns: 1 };
         let mostly_fixed = Cost { fixed: Micros::from_ms(60), per_unit_ns: 1_000_000 };
         let slow = Cost { fixed: Micros::from_ms(10), per_unit_ns: 1_000_000 };

@@ -4,6 +4,8 @@
 //! (a unit is about a token; see the engine's cost guess). Old batches are forgotten geometrically.
 //! Invariants: both terms are finite and not negative, whatever was observed.
 
+use serde::{Deserialize, Serialize};
+
 use crate::time::Micros;
 
 /// Weight of the newest batch: the last 20 or so decide.
@@ -21,7 +23,7 @@ const SURPRISE_MIN: f64 = 1000.0;
 const TIME_MAX: f64 = 86_400e6;
 
 /// What a batch costs: `fixed + per_unit × units`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cost {
     /// Microseconds a batch, whatever its size.
     pub fixed: Micros,
@@ -45,7 +47,7 @@ impl Cost {
 }
 
 /// Learns a [`Cost`] by exponentially weighted least squares.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct CostModel {
     batches: u64,
     units_mean: f64,

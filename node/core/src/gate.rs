@@ -6,10 +6,12 @@
 //! user's request; a lost probe cannot block for ever.
 //! Not here: choosing among peers (`route`); what gossip says of a peer (`peers`).
 
+use serde::{Deserialize, Serialize};
+
 use crate::time::{Micros, MonoTime};
 
 /// Whether one peer gets requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Gate {
     /// It gets requests.
     Passing {
@@ -46,7 +48,7 @@ pub enum Signal {
 }
 
 /// How long a peer is left alone.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GateRules {
     /// So many silences in a row block; a broken connection does so at once. At least 1.
     pub misses_max: u8,
@@ -54,6 +56,9 @@ pub struct GateRules {
     pub pause_first: Micros,
     /// Longest pause.
     pub pause_max: Micros,
+    /// A pause is by chance up to so many percent longer, so that the nodes around one dead peer do not all ask at once
+    /// whether it is back.
+    pub jitter_percent: u32,
     /// How long a ping may take.
     pub ping_limit: Micros,
 }
@@ -64,15 +69,18 @@ impl Default for GateRules {
             misses_max: 2,
             pause_first: Micros::from_ms(1000),
             pause_max: Micros::from_ms(30_000),
+            jitter_percent: 20,
             ping_limit: Micros::from_ms(400),
         }
     }
 }
 
 impl GateRules {
-    fn pause(&self, now: MonoTime, trips: u8) -> Gate {
+    fn pause(&self, now: MonoTime, trips: u8, chance: u64) -> Gate {
         let doubled = self.pause_first.times(1u64 << u32::from(trips.saturating_sub(1)).min(32));
-        Gate::Blocking { until: now + doubled.min(self.pause_max), trips }
+        let pause = doubled.min(self.pause_max);
+        let jitter = Micros::new(chance.checked_rem(pause.percent(self.jitter_percent.into()).get()).unwrap_or(0));
+        Gate::Blocking { until: now + pause + jitter, trips }
     }
 }
 
@@ -102,20 +110,24 @@ impl Gate {
 
 /// The gate after `signal`. A ping is to be sent exactly when the result is `Probing` and `gate` was not.
 ///
-/// Caller's promise: `Tick` comes again and again; any word from the peer is `Heard`.
+/// `chance` is any random number. Caller's promise: `Tick` comes again and again; any word from the peer is `Heard`.
 #[must_use]
-pub fn step(now: MonoTime, rules: &GateRules, gate: Gate, signal: Signal) -> Gate {
+pub fn step(now: MonoTime, rules: &GateRules, gate: Gate, signal: Signal, chance: u64) -> Gate {
     match (gate, signal) {
         (_, Signal::Heard) => Gate::NEW,
         (Gate::Passing { misses }, Signal::Silent) if misses.saturating_add(1) < rules.misses_max => {
             Gate::Passing { misses: misses + 1 }
         }
-        (Gate::Passing { .. }, Signal::Broke | Signal::Silent) => rules.pause(now, 1),
+        (Gate::Passing { .. }, Signal::Broke | Signal::Silent) => rules.pause(now, 1, chance),
         (Gate::Blocking { until, trips }, Signal::Tick) if until <= now => {
             Gate::Probing { until: now + rules.ping_limit, trips }
         }
-        (Gate::Probing { until, trips }, Signal::Tick) if until <= now => rules.pause(now, trips.saturating_add(1)),
-        (Gate::Probing { trips, .. }, Signal::Broke | Signal::Silent) => rules.pause(now, trips.saturating_add(1)),
+        (Gate::Probing { until, trips }, Signal::Tick) if until <= now => {
+            rules.pause(now, trips.saturating_add(1), chance)
+        }
+        (Gate::Probing { trips, .. }, Signal::Broke | Signal::Silent) => {
+            rules.pause(now, trips.saturating_add(1), chance)
+        }
         (
             Gate::Passing { .. } | Gate::Blocking { .. } | Gate::Probing { .. },
             Signal::Broke | Signal::Silent | Signal::Tick,
@@ -133,7 +145,7 @@ mod tests {
 
     fn run(steps: &[(u64, Signal)], expected: Gate) {
         let rules = GateRules::default();
-        let end = steps.iter().fold(Gate::NEW, |gate, &(at, signal)| step(ms(at), &rules, gate, signal));
+        let end = steps.iter().fold(Gate::NEW, |gate, &(at, signal)| step(ms(at), &rules, gate, signal, 0));
         assert_eq!(end, expected, "{steps:?}");
     }
 
@@ -175,6 +187,18 @@ mod tests {
     }
 
     #[test]
+    fn chance_makes_a_pause_longer_by_up_to_a_fifth() {
+        let rules = GateRules::default();
+        let untils =
+            [0, 1000, 199_999, 200_000, u64::MAX].map(|chance| match step(ms(0), &rules, Gate::NEW, Broke, chance) {
+                Gate::Blocking { until, .. } => until.as_micros(),
+                other @ (Gate::Passing { .. } | Gate::Probing { .. }) => panic!("{other:?}"),
+            });
+        assert!(untils.iter().all(|until| (1_000_000..1_200_000).contains(until)), "{untils:?}");
+        assert_ne!(untils[1], untils[2]);
+    }
+
+    #[test]
     fn any_word_opens_from_every_state() {
         run(&[(0, Silent), (0, Silent), (3, Heard)], Gate::NEW);
         run(&[(0, Silent), (0, Silent), (1000, Tick), (1001, Heard)], Gate::NEW);
@@ -190,7 +214,8 @@ mod tests {
             states = states
                 .iter()
                 .flat_map(|&(gate, at)| {
-                    [Heard, Silent, Broke, Tick].map(|signal| (step(ms(at + 700), &rules, gate, signal), at + 700))
+                    [Heard, Silent, Broke, Tick]
+                        .map(|signal| (step(ms(at + 700), &rules, gate, signal, at * 7919), at + 700))
                 })
                 .collect();
             for &(gate, at) in &states {
@@ -199,12 +224,14 @@ mod tests {
                         assert!(misses < rules.misses_max);
                         continue;
                     }
-                    Gate::Blocking { until, .. } | Gate::Probing { until, .. } => (until, ms(at) + rules.pause_max),
+                    Gate::Blocking { until, .. } | Gate::Probing { until, .. } => {
+                        (until, ms(at) + rules.pause_max.percent(120))
+                    }
                 };
                 assert!(until <= far, "{gate:?} at {at} ms waits beyond the longest pause");
-                let next = step(until, &rules, gate, Tick);
+                let next = step(until, &rules, gate, Tick, 0);
                 assert_ne!(next, gate, "{gate:?} is stuck");
-                assert!(step(until, &rules, next, Heard).passes());
+                assert!(step(until, &rules, next, Heard, 0).passes());
             }
         }
     }

@@ -4,17 +4,22 @@
 //! [`node::Node::step`], so what is proved in simulation is what runs.
 //!
 //! Invariants: no IO, no clock, no thread, no ambient randomness (time and seeds come in as values); the same inputs
-//! give the same effects. Modules import only modules of a lower level: 0 `time id prng` · 1 `cost gate admission
-//! route retry lifecycle` · 2 `load batch` · 3 `peers queue` · 4 `node`. Guards: `node/core/clippy.toml`, `tests/tidy`.
+//! give the same effects. Modules import only modules of a lower level: 0 `time id prng
+//! share tally` · 1 `cost gate breaker stretch budget heat admission affinity route retry lifecycle` · 2 `load batch` ·
+//! 3 `peers queue` · 4 `node`. Guards: `node/core/clippy.toml`, `tests/tidy`.
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 #![deny(clippy::wildcard_enum_match_arm)]
 
 pub mod admission;
+pub mod affinity;
 pub mod batch;
+pub mod breaker;
+pub mod budget;
 pub mod cost;
 pub mod gate;
+pub mod heat;
 pub mod id;
 pub mod lifecycle;
 pub mod load;
@@ -24,4 +29,7 @@ pub mod prng;
 pub mod queue;
 pub mod retry;
 pub mod route;
+pub mod share;
+pub mod stretch;
+pub mod tally;
 pub mod time;

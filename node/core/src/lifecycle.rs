@@ -4,21 +4,81 @@
 //! answers until it closes.
 //! Invariants: a drain always ends: every state after `Open` knows its end.
 
+use serde::{Deserialize, Serialize};
+
 use crate::time::{Micros, MonoTime};
 
 /// Whether the node's model can compute.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EngineState {
     /// The model is loading, or its first inference runs.
     Starting,
     /// It computes.
     Ready,
+    /// It is loaded, but its canary fails: what it computes cannot be trusted, or does not come.
+    Wedged,
     /// It did not load. The door stays open: peers may have the model.
     Failed,
 }
 
+/// What a node says of itself to its peers. Busy is none of these: that is its load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Standing {
+    /// Its model loads.
+    Starting,
+    /// It takes work.
+    Ready,
+    /// It is leaving.
+    Draining,
+    /// Its canary fails.
+    Wedged,
+    /// Its model did not load.
+    Failed,
+}
+
+impl Standing {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Starting, Self::Ready, Self::Draining, Self::Wedged, Self::Failed];
+
+    /// What a node with this `engine` and `door` says.
+    #[must_use]
+    pub fn of(engine: EngineState, door: DoorState) -> Self {
+        match (door.draining(), engine) {
+            (true, _) => Self::Draining,
+            (false, EngineState::Starting) => Self::Starting,
+            (false, EngineState::Ready) => Self::Ready,
+            (false, EngineState::Wedged) => Self::Wedged,
+            (false, EngineState::Failed) => Self::Failed,
+        }
+    }
+
+    /// Whether it gets new work of others.
+    #[must_use]
+    pub fn accepts(self) -> bool {
+        self == Self::Ready
+    }
+
+    /// `starting`, `ready`, `draining`, `wedged` or `failed`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Draining => "draining",
+            Self::Wedged => "wedged",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// The standing with this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|standing| standing.name() == name)
+    }
+}
+
 /// Whether the node takes callers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DoorState {
     /// It does.
     Open,
@@ -37,7 +97,7 @@ pub enum DoorState {
 }
 
 /// How long a drain may take.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DrainRules {
     /// How long callers are still taken after the word to leave.
     pub settle: Micros,
@@ -133,6 +193,18 @@ mod tests {
         run(&[(0, LEAVE), (500, BUSY), (600, LEAVE)], DoorState::Closing { until: ms(1600) });
         run(&[(0, LEAVE), (10, LEAVE), (900, LEAVE)], DoorState::Closing { until: ms(1010) });
         run(&[(0, LEAVE), (10, LEAVE), (1010, BUSY), (1020, LEAVE)], DoorState::Closed);
+    }
+
+    #[test]
+    fn a_standing_is_found_by_its_name_and_only_ready_takes_work() {
+        for standing in Standing::ALL {
+            assert_eq!(Standing::named(standing.name()), Some(standing));
+            assert_eq!(standing.accepts(), standing == Standing::Ready);
+        }
+        assert_eq!(Standing::named("dead"), None);
+        let leaving = DoorState::Closing { until: ms(1) };
+        assert_eq!(Standing::of(EngineState::Ready, leaving), Standing::Draining);
+        assert_eq!(Standing::of(EngineState::Wedged, DoorState::Open), Standing::Wedged);
     }
 
     #[test]

@@ -5,12 +5,23 @@
 //! Invariants: an unknown or old load is the mean of the others: neither idle nor full; an older report never replaces
 //! a newer one, by whatever way it came.
 
+use serde::{Deserialize, Serialize};
+
 use crate::cost::Cost;
 use crate::id::BootId;
+use crate::lifecycle::Standing;
+use crate::share::Share;
 use crate::time::{Micros, MonoTime};
 
+/// Longest wait, and longest batch, that a report may claim.
+const TIME_MAX: Micros = Micros::from_ms(3_600_000);
+/// Longest time a unit that a report may claim, in nanoseconds.
+const UNIT_NS_MAX: u64 = 60_000_000_000;
+/// Most slots that a report may claim.
+const SLOTS_MAX: u32 = 65_536;
+
 /// What a node said about itself at one moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// The run of the process that speaks.
     pub boot: BootId,
@@ -20,27 +31,60 @@ pub struct Report {
     pub wait: Micros,
     /// What a batch costs there.
     pub cost: Cost,
-    /// Whether the node wants new work: its engine is ready and it is not draining.
-    pub accepting: bool,
+    /// What the node is up to; it wants new work only when it is ready.
+    pub standing: Standing,
+    /// Jobs that wait or run there.
+    pub held: u32,
+    /// Batches that run there at one time. At least 1.
+    pub slots: u32,
+    /// How much of its device is in use; `None` = unknown.
+    pub busy: Option<Share>,
+    /// How much of its memory is in use; `None` = unknown.
+    pub memory: Option<Share>,
 }
 
-/// How a claim ages.
-#[derive(Clone, Copy, Debug)]
+impl Report {
+    /// Whether the numbers can be true at all. Whoever says otherwise is broken, or lies: what it says is not known.
+    #[must_use]
+    pub fn is_believable(&self) -> bool {
+        let Self { wait, cost, slots, .. } = self;
+        *wait <= TIME_MAX
+            && cost.fixed <= TIME_MAX
+            && cost.per_unit_ns <= UNIT_NS_MAX
+            && (1..=SLOTS_MAX).contains(slots)
+    }
+}
+
+/// What a node's probes say of its own device, or of its share of the machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceLoad {
+    /// Part of the last second in which the device worked; `None` = unknown.
+    pub busy: Option<Share>,
+    /// Part of the memory in use; `None` = unknown.
+    pub memory: Option<Share>,
+}
+
+/// How a claim ages, and what it is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoadRules {
     /// Up to this age a claim counts in full.
     pub fresh: Micros,
     /// From this age on a claim counts for nothing and the mean of the others stands in its place.
     pub stale: Micros,
+    /// Whether the reports on answers count. Off, only gossip tells: for comparison.
+    pub in_band: bool,
+    /// Whether what was sent to a peer since its report counts. Off: for comparison.
+    pub count_sent: bool,
 }
 
 impl Default for LoadRules {
     fn default() -> Self {
-        Self { fresh: Micros::from_ms(250), stale: Micros::from_ms(3000) }
+        Self { fresh: Micros::from_ms(250), stale: Micros::from_ms(3000), in_band: true, count_sent: true }
     }
 }
 
 /// The newest report of one peer and when it came.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct LoadView {
     newest: Option<(Report, MonoTime)>,
 }
@@ -61,6 +105,12 @@ impl LoadView {
     #[must_use]
     pub fn report(&self) -> Option<Report> {
         self.newest.map(|(report, _)| report)
+    }
+
+    /// Time since the newest report came.
+    #[must_use]
+    pub fn age(&self, now: MonoTime) -> Option<Micros> {
+        self.newest.map(|(_, heard)| now.since(heard))
     }
 
     /// The wait to reckon with: the claim while fresh, the `mean` of the others once stale, between them in between.
@@ -85,7 +135,17 @@ mod tests {
     use super::*;
 
     fn report(boot: u64, seq: u64, wait_ms: u64) -> Report {
-        Report { boot: BootId(boot), seq, wait: Micros::from_ms(wait_ms), cost: Cost::default(), accepting: true }
+        Report {
+            boot: BootId(boot),
+            seq,
+            wait: Micros::from_ms(wait_ms),
+            cost: Cost::default(),
+            standing: Standing::Ready,
+            held: 0,
+            slots: 1,
+            busy: None,
+            memory: None,
+        }
     }
 
     fn at_ms(ms: u64) -> MonoTime {
@@ -112,6 +172,22 @@ mod tests {
         view.on_report(at_ms(0), report(1, 1, 100));
         for (age_ms, wait_ms) in [(0, 100), (250, 100), (1625, 60), (3000, 20), (60_000, 20)] {
             assert_eq!(view.wait(at_ms(age_ms), &rules, mean), Micros::from_ms(wait_ms), "age {age_ms} ms");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_true_is_not_believed() {
+        let sound = report(1, 1, 40);
+        assert!(sound.is_believable());
+        let slow = |fixed, per_unit_ns| Cost { fixed, per_unit_ns };
+        for absurd in [
+            Report { wait: Micros::MAX, ..sound },
+            Report { cost: slow(Micros::MAX, 0), ..sound },
+            Report { cost: slow(Micros::ZERO, u64::MAX), ..sound },
+            Report { slots: 0, ..sound },
+            Report { slots: u32::MAX, ..sound },
+        ] {
+            assert!(!absurd.is_believable(), "{absurd:?}");
         }
     }
 }

@@ -4,35 +4,55 @@
 //! [`Node::step`] sees lifecycle events only: never texts, vectors or bytes of a body.
 //! Invariants: every job that arrived ends by exactly one [`Effect::Finish`], or by the caller leaving; a job that came
 //! from a peer is computed here or refused, never forwarded; what is held never exceeds the admission limits; no answer
-//! to an earlier placement of a job counts. Held by `node/core/tests/machine.rs`.
+//! to a placement that was given up counts. Held by `node/core/tests/machine` and by the simulator.
 
 mod compute;
 mod event;
+mod explain;
+mod hedge;
+mod job;
 mod place;
 
 pub use event::{
-    AcceptLimit, Arrival, Effect, EngineFault, Input, MeasureRules, Outcome, Placed, PublishRules, Refusal, RowVerdict,
-    Rules, Source, Verdict,
+    AcceptLimit, Arrival, CanaryVerdict, Effect, EngineFault, HedgeRules, Input, MeasureRules, Outcome, OwnRules,
+    Placed, PublishRules, PulseRules, Refusal, RetryBudget, RowVerdict, Rules, Source, Verdict,
 };
+pub use explain::{Decision, Explanation, NodeOption, OPTIONS_MAX, Reason};
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use crate::admission::Held;
+use crate::affinity::OwnerTable;
+use crate::budget::Budget;
 use crate::cost::{Cost, CostModel};
-use crate::gate::{Gate, Signal};
-use crate::id::{Attempt, BatchId, BootId, JobId, NodeId};
-use crate::lifecycle::{self, DoorSignal, DoorState, EngineState};
-use crate::load::Report;
-use crate::peers::{Peers, Word};
+use crate::gate::Signal;
+use crate::heat::{self, Heat};
+use crate::id::{BatchId, BootId, JobId, NodeId};
+use crate::lifecycle::{self, DoorSignal, DoorState, EngineState, Standing};
+use crate::load::{DeviceLoad, Report};
+use crate::peers::{PeerView, Peers, Word};
 use crate::prng::Prng;
 use crate::queue::{Pulled, Queue};
-use crate::retry::History;
+use crate::retry::Cause;
+use crate::share::Share;
+use crate::stretch::Stretch;
+use crate::tally::{Rule, Tally};
 use crate::time::{Micros, MonoTime};
+use hedge::Lateness;
+use job::Job;
+
+/// A step comes at least so often, because a tick does; a longer gap means that this process stood still.
+const STEP_EVERY: Micros = Micros::from_ms(100);
+
+/// Use of the device is smoothed over this time where nobody looks at the heat.
+const OCCUPANCY_WINDOW: Micros = Micros::from_ms(1000);
 
 /// The decisions of one node, as one value.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Node {
+    id: NodeId,
     boot: BootId,
     rules: Rules,
     prng: Prng,
@@ -40,46 +60,41 @@ pub struct Node {
     door: DoorState,
     jobs: BTreeMap<JobId, Job>,
     bytes_held: u64,
+    /// Jobs whose rows wait or run here.
+    here: u32,
+    /// Those of them that callers of this node sent.
+    here_mine: u32,
+    /// Before this moment no job is late.
+    due: MonoTime,
     queue: Queue,
-    running: Option<Running>,
+    running: Vec<Running>,
     batches: u64,
     cost: CostModel,
     /// When the cost was last observed or asked for.
     measured: MonoTime,
     /// Units of the first inference, which a measurement repeats.
     measure_units: u64,
+    stretch: Stretch,
+    device: DeviceLoad,
+    occupancy: Occupancy,
+    heat: Heat,
     peers: Peers,
+    owners: OwnerTable,
+    retries: Budget,
+    hedges: Budget,
+    lateness: Lateness,
+    stepped: MonoTime,
+    /// This node stood still, and until then it calls nobody dead or silent.
+    doubt_until: Option<MonoTime>,
+    /// Choices so far.
+    turn: u64,
     report_seq: u64,
     published: Option<(Report, MonoTime)>,
+    tally: Tally,
 }
 
-/// One call that is held.
-#[derive(Debug)]
-struct Job {
-    source: Source,
-    units: Arc<[u32]>,
-    units_sum: u64,
-    bytes: u64,
-    arrived: MonoTime,
-    deadline: MonoTime,
-    history: History,
-    phase: Phase,
-}
-
-#[derive(Debug)]
-enum Phase {
-    /// Nowhere: only while a step decides.
-    Arriving,
-    /// Nowhere: this node starts, and knows no peer yet that can compute.
-    Waiting,
-    /// Its rows wait or run on this node.
-    Here { rows_done: usize },
-    /// On a peer.
-    Away { peer: NodeId, attempt: Attempt, sent: MonoTime, accepted: bool },
-}
-
-/// The batch on the device.
-#[derive(Debug)]
+/// A batch on the device.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Running {
     batch: BatchId,
     rows: Vec<Pulled>,
@@ -87,7 +102,41 @@ struct Running {
     started: MonoTime,
 }
 
-/// Numbers of one moment, for metrics and for people. All but `wait` are zero at rest.
+/// How much of the device was in use, smoothed.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+struct Occupancy {
+    /// Millionths.
+    millionths: u64,
+    at: MonoTime,
+}
+
+impl Occupancy {
+    const WHOLE: u64 = 1_000_000;
+
+    /// Until `now` so much was in use: `used` of `slots`. A longer span moves it further, `window` all the way.
+    fn on_use(&mut self, now: MonoTime, window: Micros, used: usize, slots: u32) {
+        let span = now.since(self.at).get();
+        let target = (used as u64 * Self::WHOLE).checked_div(slots.into()).unwrap_or(0).min(Self::WHOLE);
+        let part = |whole: u64| {
+            let moved = u128::from(whole) * u128::from(span.min(window.get())) / u128::from(window.get().max(1));
+            u64::try_from(moved).unwrap_or(whole)
+        };
+        if window <= Micros::new(span) {
+            self.millionths = target;
+        } else if self.millionths < target {
+            self.millionths += part(target - self.millionths);
+        } else {
+            self.millionths -= part(self.millionths - target);
+        }
+        self.at = now;
+    }
+
+    fn share(self) -> Share {
+        Share::of(self.millionths, Self::WHOLE)
+    }
+}
+
+/// Numbers of one moment, for metrics and for people. All but `wait`, `hot` and `load` are zero at rest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Gauges {
     /// Jobs held: queued, running, forwarded.
@@ -98,33 +147,58 @@ pub struct Gauges {
     pub queue_rows: u64,
     /// Jobs that are on a peer.
     pub forwards: u32,
-    /// Forwards that no peer acknowledged yet.
-    pub unacknowledged: u32,
+    /// Units that were sent to a peer which did not acknowledge them yet.
+    pub unacknowledged: u64,
     /// Time until a new job would start here.
     pub wait: Micros,
+    /// This node is above the bound of the 75 % rule.
+    pub hot: bool,
+    /// Part of this node that the 75 % rule looks at.
+    pub load: Share,
 }
 
 impl Node {
     /// A node that starts: its engine loads, it knows no peer, its door is open. `seed` fixes all chance.
     #[must_use]
-    pub fn new(boot: BootId, rules: Rules, seed: u64) -> Self {
+    pub fn new(id: NodeId, boot: BootId, rules: Rules, seed: u64) -> Self {
+        let mut prng = Prng::new(seed);
+        // So that nodes which take turns do not all begin with the same one.
+        let turn = prng.next_u64() >> 32;
+        let retries = Budget::new(&rules.retry_budget.unwrap_or_default().0);
+        let hedges = Budget::new(&rules.hedge.unwrap_or_default().budget);
         Self {
+            id,
             boot,
+            peers: Peers::new(rules.peers.clone()),
             rules,
-            prng: Prng::new(seed),
+            prng,
             engine: EngineState::Starting,
             door: DoorState::Open,
             jobs: BTreeMap::new(),
             bytes_held: 0,
+            here: 0,
+            here_mine: 0,
+            due: MonoTime::START,
             queue: Queue::default(),
-            running: None,
+            running: Vec::new(),
             batches: 0,
             cost: CostModel::default(),
             measured: MonoTime::START,
             measure_units: 1,
-            peers: Peers::default(),
+            stretch: Stretch::default(),
+            device: DeviceLoad::default(),
+            occupancy: Occupancy::default(),
+            heat: Heat::default(),
+            owners: OwnerTable::default(),
+            retries,
+            hedges,
+            lateness: Lateness::default(),
+            stepped: MonoTime::START,
+            doubt_until: None,
+            turn,
             report_seq: 0,
             published: None,
+            tally: Tally::default(),
         }
     }
 
@@ -133,12 +207,17 @@ impl Node {
     /// Caller's promises: `now` never goes back; job ids are never used twice; each [`Effect::Run`] is followed by one
     /// `BatchDone` or `BatchFailed` of its batch; `Tick` comes at least every 100 ms.
     pub fn step(&mut self, now: MonoTime, input: Input, effects: &mut Vec<Effect>) {
+        self.mind_the_gap(now);
         match input {
             Input::Arrived(arrival) => self.on_arrived(now, arrival, effects),
-            Input::Left { job } => self.on_left(now, job, effects),
+            Input::Left { job } => self.on_left(job, effects),
             Input::BatchDone { batch, took, rows } => self.on_batch_done(now, batch, took, &rows, effects),
             Input::BatchFailed { batch } => self.on_batch_failed(now, batch, effects),
-            Input::Accepted { job, attempt, peer, word } => self.on_accepted(now, job, attempt, &peer, word),
+            Input::Flushed { job, attempt } => self.on_flushed(now, job, attempt),
+            Input::Accepted { job, attempt, peer, word } => {
+                self.heard(now, &peer, word);
+                self.on_accepted(job, attempt, &peer, word);
+            }
             Input::Answered { job, attempt, peer, word, verdict } => {
                 self.heard(now, &peer, word);
                 self.on_answered(now, job, attempt, verdict, effects);
@@ -149,11 +228,19 @@ impl Node {
             }
             Input::Broke { job, attempt, peer } => self.on_broke(now, (job, attempt), &peer, Signal::Broke, effects),
             Input::Heard { peer, word } => self.heard(now, &peer, word),
-            Input::PingFailed { peer } => self.peers.on_failed(now, &self.rules.gate, &peer, Signal::Silent),
+            Input::PingFailed { peer } => self.failed(now, &peer, None, Signal::Silent),
             Input::Membership(members) => {
-                self.peers.on_membership(now, members);
+                self.peers.on_membership(now, members, self.doubt_until.is_some(), &mut self.tally);
                 self.place_waiting(now, effects);
             }
+            Input::Owners(owners) => self.owners = owners,
+            Input::Probed(device) => self.device = device,
+            Input::Pulse { late } => {
+                if self.rules.pulse.is_some_and(|pulse| pulse.late_max < late) {
+                    self.suspect_self(now);
+                }
+            }
+            Input::Canary(verdict) => self.on_canary(now, verdict, effects),
             Input::Measured { units, took } => {
                 self.measured = now;
                 self.cost.observe(units, took);
@@ -165,12 +252,7 @@ impl Node {
                 self.publish(now, effects);
                 self.place_waiting(now, effects);
             }
-            Input::EngineFailed => {
-                self.engine = EngineState::Failed;
-                self.publish(now, effects);
-                self.leave_device(now, effects);
-                self.place_waiting(now, effects);
-            }
+            Input::EngineFailed => self.lose_engine(now, EngineState::Failed, effects),
             Input::Leave => {
                 self.move_door(now, DoorSignal::Leave, effects);
                 self.publish(now, effects);
@@ -188,21 +270,27 @@ impl Node {
             seq: self.report_seq,
             wait: self.wait_here(now),
             cost: self.cost_here(),
-            accepting: self.accepting(),
+            standing: self.standing(),
+            held: self.here,
+            slots: self.rules.batch.slots.max(1),
+            busy: self.device.busy,
+            memory: self.device.memory,
         }
     }
 
     /// What is held and how long a new job would wait.
     #[must_use]
     pub fn gauges(&self, now: MonoTime) -> Gauges {
-        let away = self.jobs.values().filter(|job| matches!(job.phase, Phase::Away { .. })).count();
+        let away = self.jobs.values().filter(|job| job.is_away()).count();
         Gauges {
             jobs: count_u32(self.jobs.len()),
             bytes: self.bytes_held,
             queue_rows: self.queue.rows(),
             forwards: count_u32(away),
-            unacknowledged: count_u32(self.peers.unacknowledged()),
+            unacknowledged: self.peers.units_unacknowledged(),
             wait: self.wait_here(now),
+            hot: self.heat.is_hot(),
+            load: self.load(),
         }
     }
 
@@ -218,19 +306,37 @@ impl Node {
         self.door
     }
 
-    /// Gate and newest report of each peer.
-    pub fn peers(&self) -> impl Iterator<Item = (&NodeId, Gate, Option<Report>)> {
-        self.peers.iter()
+    /// What this node says of itself to its peers.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        Standing::of(self.engine, self.door)
+    }
+
+    /// Each peer as this node sees it.
+    pub fn peers(&self, now: MonoTime) -> impl Iterator<Item = PeerView<'_>> {
+        self.peers.iter(now)
+    }
+
+    /// Whether gossip calls so many peers dead that pings are believed instead.
+    #[must_use]
+    pub fn panics(&self) -> bool {
+        self.peers.panics()
     }
 
     /// Whether an answer can be given now, here or through a peer.
     #[must_use]
-    pub fn can_answer(&self) -> bool {
-        self.engine == EngineState::Ready || !self.peers.eligible(&[]).is_empty()
+    pub fn can_answer(&self, now: MonoTime) -> bool {
+        self.can_compute() || self.peers.any(now)
     }
 
-    fn accepting(&self) -> bool {
-        self.engine == EngineState::Ready && !self.door.draining()
+    /// How often each rule decided something, by name.
+    pub fn exercised(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        self.tally.iter()
+    }
+
+    /// The engine is ready, and this node is meant to compute.
+    fn can_compute(&self) -> bool {
+        self.engine == EngineState::Ready && 0 < self.rules.own.weight
     }
 
     fn held(&self) -> Held {
@@ -238,22 +344,89 @@ impl Node {
     }
 
     fn heard(&mut self, now: MonoTime, peer: &NodeId, word: Word) {
-        self.peers.on_heard(now, &self.rules.gate, peer, word);
+        self.peers.on_heard(now, peer, word, &mut self.tally);
+    }
+
+    fn failed(&mut self, now: MonoTime, peer: &NodeId, boot: Option<BootId>, signal: Signal) {
+        self.peers.on_failed(now, peer, boot, signal, (&mut self.prng, &mut self.tally));
     }
 
     fn cost_here(&self) -> Cost {
         self.cost.cost().unwrap_or_default()
     }
 
-    fn on_tick(&mut self, now: MonoTime, effects: &mut Vec<Effect>) {
-        for peer in self.peers.on_tick(now, &self.rules.gate) {
-            effects.push(Effect::Ping { peer });
+    /// The part of this node that the 75 % rule looks at: what the probes say, else how much of the device is in use.
+    fn load(&self) -> Share {
+        let DeviceLoad { busy, memory } = self.device;
+        busy.max(memory).unwrap_or_else(|| self.occupancy.share())
+    }
+
+    /// A process that stood still finds its sockets full of news and its peers silent: that was itself.
+    fn mind_the_gap(&mut self, now: MonoTime) {
+        let gap = now.since(self.stepped);
+        self.stepped = now;
+        let Some(pulse) = self.rules.pulse else { return };
+        if STEP_EVERY + pulse.late_max < gap {
+            self.suspect_self(now);
         }
+    }
+
+    fn suspect_self(&mut self, now: MonoTime) {
+        let Some(pulse) = self.rules.pulse else { return };
+        self.tally.count(Rule::SelfSuspected);
+        self.doubt_until = Some(now + pulse.doubt);
+    }
+
+    fn on_canary(&mut self, now: MonoTime, verdict: CanaryVerdict, effects: &mut Vec<Effect>) {
+        match (verdict, self.engine) {
+            (CanaryVerdict::Failed, EngineState::Ready) => {
+                self.tally.count(Rule::Wedged);
+                self.lose_engine(now, EngineState::Wedged, effects);
+            }
+            (CanaryVerdict::Passed, EngineState::Wedged) => {
+                self.engine = EngineState::Ready;
+                self.publish(now, effects);
+            }
+            (
+                CanaryVerdict::Passed | CanaryVerdict::Failed,
+                EngineState::Starting | EngineState::Ready | EngineState::Wedged | EngineState::Failed,
+            ) => {}
+        }
+    }
+
+    fn lose_engine(&mut self, now: MonoTime, engine: EngineState, effects: &mut Vec<Effect>) {
+        self.engine = engine;
+        self.publish(now, effects);
+        self.leave_device(now, effects);
+        self.place_waiting(now, effects);
+    }
+
+    fn on_tick(&mut self, now: MonoTime, effects: &mut Vec<Effect>) {
+        if self.doubt_until.is_some_and(|until| until <= now) {
+            self.doubt_until = None;
+            self.peers.on_doubt_ended(now);
+        }
+        let mut pings = Vec::new();
+        self.peers.on_tick(now, &mut pings, (&mut self.prng, &mut self.tally));
+        effects.extend(pings.into_iter().map(|peer| Effect::Ping { peer }));
+        self.mind_heat(now);
         self.end_what_is_late(now, effects);
         self.place_waiting(now, effects);
         self.move_door(now, DoorSignal::Tick { idle: self.jobs.is_empty() }, effects);
         self.publish_if_due(now, effects);
         self.measure_if_due(now, effects);
+    }
+
+    /// Looks whether this node is hot.
+    fn mind_heat(&mut self, now: MonoTime) {
+        let window = self.rules.heat.map_or(OCCUPANCY_WINDOW, |rules| rules.window);
+        self.occupancy.on_use(now, window, self.running.len(), self.rules.batch.slots);
+        let Some(rules) = self.rules.heat else { return };
+        let before = self.heat;
+        self.heat = heat::step(now, &rules, before, Some(self.load()), self.prng.next_u64());
+        if self.heat.is_hot() && !before.is_hot() {
+            self.tally.count(Rule::BecameHot);
+        }
     }
 
     fn move_door(&mut self, now: MonoTime, signal: DoorSignal, effects: &mut Vec<Effect>) {
@@ -275,8 +448,19 @@ impl Node {
         for id in held {
             match self.jobs[&id].source {
                 Source::Caller => self.give_up(now, id, effects),
-                Source::Peer { .. } => self.finish(id, Outcome::Refused(Refusal::Draining), effects),
+                Source::Peer { .. } => self.finish(now, id, Outcome::Refused(Refusal::Draining), effects),
             }
+        }
+    }
+
+    /// Tries again to place what waits for this node, or a peer, to be able to compute.
+    fn place_waiting(&mut self, now: MonoTime, effects: &mut Vec<Effect>) {
+        if self.jobs.is_empty() || self.tally.of(Rule::HeldForStart) == 0 {
+            return;
+        }
+        let waiting = self.jobs.iter().filter(|(_, job)| job.waiting);
+        for id in waiting.map(|(&id, _)| id).collect::<Vec<_>>() {
+            self.place(now, id, Cause::New, effects);
         }
     }
 
@@ -292,7 +476,8 @@ impl Node {
         let age = now.since(at);
         let (old, new) = (told.wait, self.wait_here(now));
         let change = old.max(new) - old.min(new);
-        let moved = rules.change_min.max(old.percent(rules.change_percent)) < change;
+        let moved =
+            rules.change_min.max(old.percent(rules.change_percent)) < change || told.held.abs_diff(self.here) > 1;
         if rules.interval_max <= age || (moved && rules.interval_min <= age) {
             self.publish(now, effects);
         }

@@ -5,9 +5,10 @@
 
 use rand_core::{Rng as _, SeedableRng as _};
 use rand_pcg::Pcg64Mcg;
+use serde::{Deserialize, Serialize};
 
 /// One stream of pseudo-random numbers (PCG XSL 128/64, O'Neill 2014). Not for secrets.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Prng(Pcg64Mcg);
 
 impl Prng {

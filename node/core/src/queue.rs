@@ -5,7 +5,10 @@
 //! Invariants: the sums of rows and units equal what is in the queue (asserted); a removed job leaves nothing behind.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Add;
 use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use crate::batch::{self, BatchRules};
 use crate::cost::Cost;
@@ -13,7 +16,7 @@ use crate::id::{JobId, RowRef};
 use crate::time::MonoTime;
 
 /// One row that was taken out to run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pulled {
     /// Which text.
     pub row: RowRef,
@@ -21,16 +24,34 @@ pub struct Pulled {
     pub units: u32,
 }
 
+/// An amount of work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Rows.
+    pub rows: u64,
+    /// Units of all of them.
+    pub units: u64,
+}
+
+impl Add for Work {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { rows: self.rows + other.rows, units: self.units + other.units }
+    }
+}
+
 /// Rows that wait.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Queue {
+    #[serde(with = "as_pairs")]
     jobs: BTreeMap<(MonoTime, JobId), Waiting>,
     alone: VecDeque<Pulled>,
     rows: u64,
     units: u64,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Waiting {
     units: Arc<[u32]>,
     next: usize,
@@ -113,18 +134,48 @@ impl Queue {
         self.rows
     }
 
-    /// Units that wait.
+    /// All that waits.
     #[must_use]
-    pub fn units(&self) -> u64 {
-        self.units
+    pub fn all(&self) -> Work {
+        Work { rows: self.rows, units: self.units }
     }
 
-    /// Units that run before a job with this `deadline` that came now. Cost: the jobs that wait.
+    /// What runs before a job with this `deadline` that came now. Cost: the jobs that wait, unless none of them has a
+    /// later deadline, which is the common case.
     #[must_use]
-    pub fn units_before(&self, deadline: MonoTime) -> u64 {
-        let alone = self.alone.iter().map(|pulled| u64::from(pulled.units));
-        let jobs = self.jobs.range(..=(deadline, JobId(u64::MAX))).map(|(_, waiting)| waiting.units_left);
-        alone.chain(jobs).sum()
+    pub fn before(&self, deadline: MonoTime) -> Work {
+        if self.jobs.last_key_value().is_none_or(|(&(last, _), _)| last <= deadline) {
+            return self.all();
+        }
+        let alone = self.alone.iter().map(|pulled| Work { rows: 1, units: pulled.units.into() });
+        let jobs = self
+            .jobs
+            .range(..=(deadline, JobId(u64::MAX)))
+            .map(|(_, waiting)| Work { rows: (waiting.units.len() - waiting.next) as u64, units: waiting.units_left });
+        alone.chain(jobs).fold(Work::default(), Add::add)
+    }
+}
+
+/// A map whose keys are no texts, written as a list of pairs.
+mod as_pairs {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<K: Serialize, V: Serialize, S: Serializer>(
+        map: &BTreeMap<K, V>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(map)
+    }
+
+    pub(super) fn deserialize<'de, K, V, D>(deserializer: D) -> Result<BTreeMap<K, V>, D::Error>
+    where
+        K: Deserialize<'de> + Ord,
+        V: Deserialize<'de>,
+        D: Deserializer<'de>,
+    {
+        Ok(Vec::<(K, V)>::deserialize(deserializer)?.into_iter().collect())
     }
 }
 
@@ -171,11 +222,11 @@ mod tests {
         queue.push(JobId(1), at(50), Arc::from([1, 2]));
         queue.push(JobId(2), at(90), Arc::from([10]));
         for (deadline_ms, expected) in [(49, 0), (50, 3), (89, 3), (90, 13)] {
-            assert_eq!(queue.units_before(at(deadline_ms)), expected, "{deadline_ms} ms");
+            assert_eq!(queue.before(at(deadline_ms)).units, expected, "{deadline_ms} ms");
         }
         drop(queue.pull(&rules(1), Cost::default()));
         queue.push_alone(Pulled { row: RowRef { job: JobId(7), row: 3 }, units: 100 });
-        assert_eq!((queue.units_before(at(0)), queue.units_before(at(50))), (100, 102));
+        assert_eq!((queue.before(at(0)).units, queue.before(at(50)).units), (100, 102));
     }
 
     #[test]
@@ -200,11 +251,14 @@ mod tests {
             }
             let rows: usize = queue.jobs.values().map(|waiting| waiting.units.len() - waiting.next).sum();
             assert_eq!(queue.rows(), (rows + queue.alone.len()) as u64);
-            assert_eq!(queue.units(), queue.units_before(at(u64::MAX)));
+            let each: u64 = queue.jobs.values().map(|waiting| waiting.units_left).sum();
+            let alone: u64 = queue.alone.iter().map(|pulled| u64::from(pulled.units)).sum();
+            let all = Work { rows: queue.rows(), units: each + alone };
+            assert_eq!((queue.all(), queue.before(at(u64::MAX))), (all, all));
         }
         for (job, deadline) in held {
             queue.remove(job, deadline);
         }
-        assert_eq!((queue.rows(), queue.units()), (0, 0));
+        assert_eq!(queue.all(), Work::default());
     }
 }

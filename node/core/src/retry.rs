@@ -4,11 +4,13 @@
 //! compute; a model that failed on two nodes failed because of the request.
 //! Not here: which peer (`route`); whether the peer is to blame (`gate`).
 
+use serde::{Deserialize, Serialize};
+
 use crate::id::NodeId;
 use crate::time::Micros;
 
 /// How often a job is placed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RetryRules {
     /// Most placements of one job, this node included. At least 1.
     pub placements_max: u8,
@@ -25,18 +27,49 @@ impl Default for RetryRules {
 }
 
 /// Where a job has been.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct History {
-    /// Placements so far, refused ones included.
+    /// Placements so far, refused ones included and hedges not.
     pub placements: u8,
+    /// Number of the last placement, hedges included.
+    pub attempts: u8,
     /// A peer refused it as busy; the next peer may not.
     pub busy_refused: bool,
     /// Nodes whose model failed on it.
     pub engine_failures: u8,
+    /// Those among them that are peers. Whom to blame is known only when it worked elsewhere.
+    pub failed_at: Vec<NodeId>,
     /// It was placed on this node.
     pub tried_here: bool,
     /// The peers that it was placed on.
     pub tried: Vec<NodeId>,
+}
+
+/// Why a job is placed again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// It is new, or was held for a node that starts.
+    New,
+    /// The node that had it died, fell silent, is leaving, or lost its device. There are as many such jobs as that node
+    /// held, so they end by themselves: no budget is charged.
+    Death,
+    /// The peer would be later than this node. Once a job: no budget is charged.
+    Busy,
+    /// The peer does not take it: it is full, or has another model.
+    Refused,
+    /// The model failed on it.
+    Failed,
+}
+
+impl Cause {
+    /// Whether the retry budget pays for it.
+    #[must_use]
+    pub fn is_charged(self) -> bool {
+        match self {
+            Self::New | Self::Death | Self::Busy => false,
+            Self::Refused | Self::Failed => true,
+        }
+    }
 }
 
 /// Where a job may go next.

@@ -6,12 +6,14 @@
 
 use std::ops::{Add, AddAssign, Sub};
 
+use serde::{Deserialize, Serialize};
+
 /// A moment: microseconds since this process started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct MonoTime(u64);
 
 /// A span of time in microseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Micros(u64);
 
 impl MonoTime {
@@ -71,6 +73,13 @@ impl Micros {
     #[must_use]
     pub const fn times(self, factor: u64) -> Self {
         Self(self.0.saturating_mul(factor))
+    }
+
+    /// `self × permille / 1000`, without overflow between.
+    #[must_use]
+    pub fn permille(self, permille: u64) -> Self {
+        let wide = u128::from(self.0) * u128::from(permille) / 1000;
+        Self(u64::try_from(wide).unwrap_or(u64::MAX))
     }
 
     /// `self × percent / 100`.

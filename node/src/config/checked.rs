@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::defaults::Filled;
-use super::keys::{LogFormat, RawConfig};
+use super::keys::{GpuMode, LogFormat, RawConfig};
 
 /// Everything that the node is told, sound in itself. Units, ranges, defaults and effects of the keys: [`RawConfig`].
 #[derive(Clone, Debug, PartialEq)]
@@ -23,6 +23,7 @@ pub struct Config {
     pub engine: EngineConfig,
     pub admission: AdmissionConfig,
     pub routing: RoutingConfig,
+    pub probe: ProbeConfig,
     pub drain: DrainConfig,
     pub log: LogConfig,
 }
@@ -114,6 +115,14 @@ pub struct RoutingConfig {
     pub placements_max: u32,
 }
 
+/// How the load of the devices is measured. See [`super::RawProbe`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProbeConfig {
+    pub gpu: GpuMode,
+    /// `None`: the one that the system finds by its name.
+    pub nvml_library: Option<PathBuf>,
+}
+
 /// How a node leaves. See [`super::RawDrain`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct DrainConfig {
@@ -133,7 +142,7 @@ pub struct LogConfig {
 impl Config {
     /// Only for values that passed their rules and relations.
     pub(super) fn of_sound(raw: RawConfig, filled: Filled) -> Self {
-        let RawConfig { node, api, peer, gossip, model, engine, admission, routing, drain, log } = raw;
+        let RawConfig { node, api, peer, gossip, model, engine, admission, routing, probe, drain, log } = raw;
         Self {
             node: NodeConfig { cluster: node.cluster, id: node.id, data_dir: filled.data_dir, zone: node.zone },
             api: ApiConfig {
@@ -179,6 +188,7 @@ impl Config {
                 margin_percent: routing.margin_percent,
                 placements_max: routing.placements_max,
             },
+            probe: ProbeConfig { gpu: probe.gpu, nvml_library: probe.nvml_library },
             drain: DrainConfig { settle: ms(drain.settle_ms), limit: ms(drain.limit_ms) },
             log: LogConfig { level: log.level, format: log.format },
         }

@@ -131,6 +131,16 @@ pub enum LogFormat {
     Json,
 }
 
+/// Whether GPUs are looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GpuMode {
+    /// They are read where there are any.
+    Auto,
+    /// The node counts as one without.
+    Off,
+}
+
 const LOOPBACK: [u8; 4] = [127, 0, 0, 1];
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -249,6 +259,15 @@ sections! {
         margin_percent: u32 = 10, Rule::Whole { min: 0, max: 1000 };
         /// Most nodes that one job is given to, one after the other, while nodes refuse it or die.
         placements_max: u32 = 3, Rule::Whole { min: 1, max: 8 };
+    }
+
+    /// How the load of the devices is measured.
+    probe: RawProbe {
+        /// Whether GPUs are read. `auto` reads those that CUDA_VISIBLE_DEVICES leaves, through the library of NVIDIA's
+        /// driver; where there is none, and with `off`, the node's share of CPU and memory counts.
+        gpu: GpuMode = GpuMode::Auto, Rule::OneOf(&["auto", "off"]);
+        /// File of that library. Without it: the libnvidia-ml.so.1 that the system finds.
+        nvml_library: Option<PathBuf> = None, Rule::Path { example: "/opt/nvidia/lib64/libnvidia-ml.so.1" };
     }
 
     /// How a node leaves after SIGTERM.

@@ -27,11 +27,11 @@ use serde_json::Value;
 
 pub use checked::{
     AdmissionConfig, ApiConfig, Config, DrainConfig, EngineConfig, GossipConfig, LogConfig, ModelConfig, NodeConfig,
-    PeerConfig, RoutingConfig,
+    PeerConfig, ProbeConfig, RoutingConfig,
 };
 pub use keys::{
-    Key, LogFormat, RawAdmission, RawApi, RawConfig, RawDrain, RawEngine, RawGossip, RawLog, RawModel, RawNode,
-    RawPeer, RawRouting, SECTIONS, Section, key, keys,
+    GpuMode, Key, LogFormat, RawAdmission, RawApi, RawConfig, RawDrain, RawEngine, RawGossip, RawLog, RawModel,
+    RawNode, RawPeer, RawProbe, RawRouting, SECTIONS, Section, key, keys,
 };
 pub use print::{help, sample};
 pub use problem::{ConfigError, ConfigErrors, EXIT_CODE, Place};

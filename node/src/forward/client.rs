@@ -23,7 +23,7 @@ use shoal_engine::Embedding;
 use tokio::net::TcpStream;
 
 use crate::clock::micros;
-use crate::wire::{self, AnswerDecoder, End, Execute};
+use crate::wire::{self, AnswerDecoder, End, Execute, ReportFault};
 
 /// Streams that may be open before the peer's own limit is known. The peer allows more than its admission holds.
 const STREAMS_BEFORE_SETTINGS: usize = 1024;
@@ -51,7 +51,7 @@ pub enum ForwardError {
     Unreachable(String),
     /// The peer does not take it. Nothing ran; no blame.
     #[error("refused: {refusal:?}")]
-    Refused { refusal: Refusal, word: Word },
+    Refused { refusal: Refusal, said: Said },
     /// Sent, then the connection broke. The job may have run once already.
     #[error("the connection broke: {0}")]
     Lost(String),
@@ -60,12 +60,21 @@ pub enum ForwardError {
     Garbled(String),
 }
 
+/// What a peer said of itself beside its answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Said {
+    /// What can be believed of it.
+    pub word: Word,
+    /// Why its load is not among that, where it told one.
+    pub fault: Option<ReportFault>,
+}
+
 /// A whole answer.
 #[derive(Debug)]
 pub struct Reply {
     pub rows: Vec<Embedding>,
     pub end: End,
-    pub word: Word,
+    pub said: Said,
 }
 
 type Sender = SendRequest<Full<Bytes>>;
@@ -91,7 +100,8 @@ impl PeerClient {
         slots.retain(|addr, _| members.contains(addr));
     }
 
-    /// Sends a job. `on_acknowledged` is called once the peer holds it, before the answer is there.
+    /// Sends a job. `on_flushed` is called when a connection stands and takes it, `on_acknowledged` once the peer holds
+    /// it, before the answer is there.
     ///
     /// Dropping the future cancels the job on the peer.
     ///
@@ -101,16 +111,17 @@ impl PeerClient {
         &self,
         addr: SocketAddr,
         job: &Execute,
-        on_acknowledged: impl FnOnce(Word) + Send,
+        on_flushed: impl FnOnce() + Send,
+        on_acknowledged: impl FnOnce(Said) + Send,
     ) -> Result<Reply, ForwardError> {
         let rows_max = job.texts.len();
-        let (response, sent) = self.send(addr, wire::EXECUTE_PATH, job.encode_to_vec()).await?;
-        let word = word_of(response.headers(), sent.elapsed());
+        let (response, sent) = self.send(addr, wire::EXECUTE_PATH, job.encode_to_vec(), on_flushed).await?;
+        let said = said_by(response.headers(), sent.elapsed());
         match response.status() {
             StatusCode::OK => {}
             StatusCode::SERVICE_UNAVAILABLE => {
                 return Err(match refusal_of(response.headers()) {
-                    Some(refusal) => ForwardError::Refused { refusal, word },
+                    Some(refusal) => ForwardError::Refused { refusal, said },
                     None => ForwardError::Garbled("a refusal without a reason".to_owned()),
                 });
             }
@@ -118,11 +129,11 @@ impl PeerClient {
             // The job is to be placed again; to blame the peer would let one odd request keep all others from it.
             status @ (StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE) => {
                 tracing::debug!(peer = %addr, %status, request = %job.request_id, "a peer objects to a job");
-                return Err(ForwardError::Refused { refusal: Refusal::Unable, word });
+                return Err(ForwardError::Refused { refusal: Refusal::Unable, said });
             }
             status => return Err(ForwardError::Garbled(format!("status {status}"))),
         }
-        on_acknowledged(word);
+        on_acknowledged(said);
         let mut decoder = AnswerDecoder::new(rows_max, self.limits.message_bytes_max);
         let mut body = response.into_body();
         while let Some(frame) = body.frame().await {
@@ -132,19 +143,20 @@ impl PeerClient {
             }
         }
         let (rows, end) = decoder.finish().map_err(|fault| ForwardError::Garbled(fault.to_string()))?;
-        let word = Word { report: wire::decode_report(&end.load), rtt: None };
-        Ok(Reply { rows, end, word })
+        let (report, fault) =
+            apart(Some(&end.load).filter(|load| !load.is_empty()).map(|load| wire::decode_report(load)));
+        Ok(Reply { rows, end, said: Said { word: Word { report, rtt: None }, fault } })
     }
 
     /// Asks for a sign of life.
     ///
     /// # Errors
     /// [`ForwardError`] when there is none within the ping limit.
-    pub async fn ping(&self, addr: SocketAddr) -> Result<Word, ForwardError> {
+    pub async fn ping(&self, addr: SocketAddr) -> Result<Said, ForwardError> {
         let ping = async {
-            let (response, sent) = self.send(addr, wire::PING_PATH, Vec::new()).await?;
+            let (response, sent) = self.send(addr, wire::PING_PATH, Vec::new(), || {}).await?;
             match response.status() {
-                StatusCode::OK => Ok(word_of(response.headers(), sent.elapsed())),
+                StatusCode::OK => Ok(said_by(response.headers(), sent.elapsed())),
                 status => Err(ForwardError::Garbled(format!("status {status}"))),
             }
         };
@@ -157,14 +169,17 @@ impl PeerClient {
         addr: SocketAddr,
         path: &str,
         body: Vec<u8>,
+        on_flushed: impl FnOnce() + Send,
     ) -> Result<(Response<hyper::body::Incoming>, Instant), ForwardError> {
         let mut sender = self.connection(addr).await?;
+        sender.ready().await.map_err(|fault| ForwardError::Unreachable(fault.to_string()))?;
         let request = Request::builder()
             .method(Method::POST)
             .uri(format!("http://{addr}{path}"))
             .header(CONTENT_TYPE, "application/x-protobuf")
             .body(Full::new(Bytes::from(body)))
             .map_err(|fault| ForwardError::Unreachable(fault.to_string()))?;
+        on_flushed();
         let sent = Instant::now();
         match sender.send_request(request).await {
             Ok(response) => Ok((response, sent)),
@@ -214,13 +229,23 @@ impl PeerClient {
     }
 }
 
-fn word_of(headers: &HeaderMap, elapsed: Duration) -> Word {
-    let report: Option<Report> =
-        headers.get(wire::LOAD_HEADER).and_then(|load| load.to_str().ok()).and_then(wire::decode_report);
+/// A report that was told apart from what is wrong with it.
+fn apart(told: Option<Result<Report, ReportFault>>) -> (Option<Report>, Option<ReportFault>) {
+    match told {
+        Some(Ok(report)) => (Some(report), None),
+        Some(Err(fault)) => (None, Some(fault)),
+        None => (None, None),
+    }
+}
+
+fn said_by(headers: &HeaderMap, elapsed: Duration) -> Said {
+    let told = headers.get(wire::LOAD_HEADER);
+    let told = told.map(|load| load.to_str().map_err(|_| ReportFault::Garbled).and_then(wire::decode_report));
+    let (report, fault) = apart(told);
     let held = headers.get(wire::HELD_HEADER).and_then(|held| held.to_str().ok()).and_then(|held| held.parse().ok());
     // Without the peer's own share the measurement says nothing about the way.
     let rtt = held.map(|held| micros(elapsed) - Micros::new(held));
-    Word { report, rtt }
+    Said { word: Word { report, rtt }, fault }
 }
 
 fn refusal_of(headers: &HeaderMap) -> Option<Refusal> {

@@ -324,6 +324,7 @@ mod tests {
     use super::*;
     use shoal_core::cost::Cost;
     use shoal_core::id::BootId;
+    use shoal_core::lifecycle::Standing;
     use shoal_core::time::Micros;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -343,7 +344,17 @@ mod tests {
 
         fn load(&self) -> Report {
             let cost = Cost { fixed: Micros::ZERO, per_unit_ns: 0 };
-            Report { boot: BootId(1), seq: 1, wait: Micros::ZERO, cost, accepting: true }
+            Report {
+                boot: BootId(1),
+                seq: 1,
+                wait: Micros::ZERO,
+                cost,
+                standing: Standing::Ready,
+                held: 0,
+                slots: 1,
+                busy: None,
+                memory: None,
+            }
         }
     }
 
@@ -402,7 +413,7 @@ mod tests {
         let (addr, _stop) = serve(LIMIT).await;
         for (name, text) in [("absurd", "short".to_owned()), ("too long", "x".repeat(5 << 10))] {
             let job = Execute { texts: vec![text], ..Execute::default() };
-            let told = client().execute(addr, &job, |_| panic!("nobody holds the job")).await;
+            let told = client().execute(addr, &job, || (), |_| panic!("nobody holds the job")).await;
             let refused = matches!(told, Err(ForwardError::Refused { refusal: Refusal::Unable, .. }));
             assert!(refused, "{name}: {told:?}");
         }
@@ -411,11 +422,11 @@ mod tests {
     async fn messages_beyond_the_room_for_all_of_them_are_refused_as_full() {
         let (addr, _stop) = serve(LIMIT).await;
         let job = |bytes: usize| Execute { texts: vec!["x".repeat(bytes)], ..Execute::default() };
-        let told = client().execute(addr, &job(7 << 9), |_| panic!("nobody holds the job")).await;
+        let told = client().execute(addr, &job(7 << 9), || (), |_| panic!("nobody holds the job")).await;
         assert!(matches!(told, Err(ForwardError::Refused { refusal: Refusal::Full, .. })), "{told:?}");
         // The room is given back: the next one is read, and objected to.
         for _ in 0..10 {
-            let told = client().execute(addr, &job(2 << 10), |_| panic!("nobody holds the job")).await;
+            let told = client().execute(addr, &job(2 << 10), || (), |_| panic!("nobody holds the job")).await;
             assert!(matches!(told, Err(ForwardError::Refused { refusal: Refusal::Unable, .. })), "{told:?}");
         }
     }

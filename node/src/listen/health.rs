@@ -44,6 +44,9 @@ struct Peer<'a> {
     peer_addr: &'a str,
     alive: bool,
     gate: &'static str,
+    paused: bool,
+    weight: u32,
+    backup: bool,
     engine: &'a str,
     model: &'a str,
     wait_us: Option<u64>,
@@ -58,6 +61,9 @@ impl<'a> Peer<'a> {
             peer_addr: &peer.peer_addr,
             alive: peer.alive,
             gate: peer.gate,
+            paused: peer.paused,
+            weight: peer.weight,
+            backup: peer.backup,
             engine: &peer.engine,
             model: &peer.model,
             wait_us: peer.wait_us,
@@ -141,7 +147,7 @@ pub(super) fn health(view: &NodeView, now_s: u64, port: u16) -> Vec<u8> {
         instance_id: &view.node_id,
         instance_port: port,
         version: env!("CARGO_PKG_VERSION"),
-        model: if matches!(view.engine, "ready" | "draining") { "loaded" } else { "not_loaded" },
+        model: if matches!(view.engine, "ready" | "draining" | "wedged") { "loaded" } else { "not_loaded" },
         instances: std::iter::once(own).chain(peers).collect(),
     })
 }
@@ -196,6 +202,9 @@ mod tests {
                 peer_addr: "127.0.0.1:3".into(),
                 alive: true,
                 gate: "passing",
+                paused: false,
+                weight: 100,
+                backup: true,
                 engine: "ready".into(),
                 model: "minilm@00ff/f32".into(),
                 wait_us: Some(12),
@@ -222,7 +231,8 @@ mod tests {
                 },
                 "peers": [{
                     "node_id": "b", "api_addr": "127.0.0.1:2", "peer_addr": "127.0.0.1:3", "alive": true,
-                    "gate": "passing", "engine": "ready", "model": "minilm@00ff/f32", "wait_us": 12, "version": "0.1.0"
+                    "gate": "passing", "paused": false, "weight": 100, "backup": true, "engine": "ready",
+                    "model": "minilm@00ff/f32", "wait_us": 12, "version": "0.1.0"
                 }]
             })
         );

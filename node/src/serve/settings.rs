@@ -11,6 +11,7 @@ use shoal_core::gate::GateRules;
 use shoal_core::id::BootId;
 use shoal_core::lifecycle::DrainRules;
 use shoal_core::node::{AcceptLimit, Rules};
+use shoal_core::peers::PeerRules;
 use shoal_core::retry::RetryRules;
 use shoal_core::route::RouteRules;
 
@@ -48,16 +49,21 @@ pub(super) fn rules(config: &Config) -> Rules {
             rows_max: config.engine.batch_rows_max,
             units_max: config.engine.batch_tokens_max.into(),
             time_max: micros(config.engine.batch_max),
+            ..BatchRules::default()
         },
         route: RouteRules {
             margin_min: micros(config.routing.margin_min),
-            margin_percent: config.routing.margin_percent.into(),
+            margin_percent: config.routing.margin_percent,
+            ..RouteRules::default()
         },
         retry: RetryRules {
             placements_max: u8::try_from(config.routing.placements_max).unwrap_or(u8::MAX),
             ..RetryRules::default()
         },
-        gate: GateRules { ping_limit: micros(config.peer.ping_timeout), ..GateRules::default() },
+        peers: PeerRules {
+            gate: GateRules { ping_limit: micros(config.peer.ping_timeout), ..GateRules::default() },
+            ..PeerRules::default()
+        },
         drain: DrainRules {
             settle: micros(config.drain.settle),
             limit: micros(config.drain.limit),

@@ -27,7 +27,8 @@ pub(super) struct Call {
     pub(super) rows: Vec<Option<Embedding>>,
     /// The last row that has no vector, and why.
     pub(super) fault: Option<(usize, String)>,
-    pub(super) forward: Option<(Attempt, AbortHandle)>,
+    /// The placements on peers, those that came to nothing too; the machine makes only a few.
+    pub(super) forwards: Vec<(Attempt, AbortHandle)>,
     pub(super) reply: Option<(Attempt, Reply)>,
     pub(super) waiter: oneshot::Sender<Result<Answer, Failure>>,
 }
@@ -40,8 +41,8 @@ impl Call {
         waiter: oneshot::Sender<Result<Answer, Failure>>,
     ) -> Self {
         let rows = vec![None; job.texts.len()];
-        let (started, fault, forward, reply) = (None, None, None, None);
-        Self { job, source, arrived, started, compute_us: 0, rows, fault, forward, reply, waiter }
+        let (started, fault, reply) = (None, None, None);
+        Self { job, source, arrived, started, compute_us: 0, rows, fault, forwards: Vec::new(), reply, waiter }
     }
 
     /// A row came from the device.

@@ -40,7 +40,7 @@ impl Shell {
             Source::Peer { .. } => "peer",
         };
         state.calls.insert(id, Call::new(job, name, now, waiter));
-        let arrival = Arrival { job: id, source, units, bytes, deadline };
+        let arrival = Arrival { job: id, source, units, bytes, deadline, client: 0, session: None, explain: false };
         let effects = self.drive_locked(state, Input::Arrived(arrival));
         (Waiting { shell: self.clone(), job: Some(id), source: name }, waiting, effects)
     }

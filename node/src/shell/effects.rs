@@ -33,28 +33,29 @@ impl Shell {
                     Row { texts: Arc::clone(&call.job.texts), index: row.row as usize, options: call.job.options }
                 };
                 let inputs = rows.iter().map(row).collect();
-                state.running = Some((*batch, rows.clone()));
+                state.running.insert(*batch, rows.clone());
                 self.0.compute.get().expect("only an attached device is ready").run(*batch, inputs);
             }
             Effect::Forward { job, attempt, peer, bound, remaining } => {
                 self.count_placement("peer");
                 let call = state.calls.get_mut(job).expect("the machine forwards only held jobs");
-                call.started = None;
                 // The texts are copied by the task, not here under the lock.
                 let sent =
                     Sent { job: *job, attempt: *attempt, peer: peer.clone(), bound: *bound, remaining: *remaining };
                 let task = self.0.runtime.spawn(self.clone().forward(sent, call.job.clone()));
-                call.forward = Some((*attempt, task.abort_handle()));
+                call.forwards.push((*attempt, task.abort_handle()));
             }
             Effect::Abandon { job, attempt } => {
                 let Some(call) = state.calls.get_mut(job) else { return };
-                if let Some((_, task)) = call.forward.take_if(|(sent, _)| sent == attempt) {
-                    task.abort();
+                if let Some(at) = call.forwards.iter().position(|(sent, _)| sent == attempt) {
+                    call.forwards.swap_remove(at).1.abort();
                 }
             }
             // The offer that this answers looks for it itself.
             Effect::Acknowledge { .. } => {}
-            Effect::Finish { job, outcome, placements } => self.finish(state, *job, outcome, *placements),
+            Effect::Finish { job, outcome, placements, explanation: _ } => {
+                self.finish(state, *job, outcome, *placements)
+            }
             Effect::Measure => self.0.compute.get().expect("only an attached device is ready").measure(),
             Effect::Ping { peer } => {
                 self.0.runtime.spawn(self.clone().ping(peer.clone()));
@@ -62,7 +63,7 @@ impl Shell {
             Effect::Publish { report } => {
                 let Some(gossip) = self.0.gossip.get() else { return };
                 gossip.announce(key::LOAD, wire::encode_report(report));
-                gossip.announce(key::ENGINE, Self::engine_word(&state.node).to_owned());
+                gossip.announce(key::ENGINE, state.node.standing().name().to_owned());
             }
             Effect::StopAccepting => drop(self.0.phase.send_replace(Phase::Closing)),
             Effect::Exit => drop(self.0.phase.send_replace(Phase::Done)),
@@ -108,9 +109,13 @@ impl Shell {
         let addr = self.0.members.load().iter().find(|member| member.id == peer).map(|member| member.peer_addr);
         let result = match addr {
             Some(addr) => {
-                let acknowledged = |word| self.drive(Input::Accepted { job, attempt, peer: peer.clone(), word });
+                let flushed = || self.drive(Input::Flushed { job, attempt });
+                let acknowledged = |said| {
+                    let word = self.believe(&peer, said);
+                    self.drive(Input::Accepted { job, attempt, peer: peer.clone(), word });
+                };
                 let counted = AbandonCount { shell: &self, peer: &peer, armed: true };
-                let result = self.0.client.execute(addr, &message, acknowledged).await;
+                let result = self.0.client.execute(addr, &message, flushed, acknowledged).await;
                 counted.disarm();
                 result
             }
@@ -118,7 +123,8 @@ impl Shell {
         };
         let outcome = match result {
             Ok(reply) => self.on_reply(job, attempt, peer.clone(), reply),
-            Err(ForwardError::Refused { refusal, word }) => {
+            Err(ForwardError::Refused { refusal, said }) => {
+                let word = self.believe(&peer, said);
                 self.drive(Input::Refused { job, attempt, peer: peer.clone(), word, refusal });
                 match refusal {
                     Refusal::Busy => "busy",
@@ -145,7 +151,7 @@ impl Shell {
     }
 
     fn on_reply(&self, job: JobId, attempt: Attempt, peer: NodeId, reply: Reply) -> &'static str {
-        let word = reply.word;
+        let word = self.believe(&peer, reply.said);
         if reply.end.verdict == verdict::GIVEN_BACK {
             self.drive(Input::Refused { job, attempt, peer, word, refusal: Refusal::Draining });
             return "draining";
@@ -158,7 +164,9 @@ impl Shell {
             _ => (Verdict::Failed, "failed"),
         };
         let state = &mut *self.lock();
-        match state.calls.get_mut(&job) {
+        // The answer to a placement that was given up is late, also when the job goes on elsewhere.
+        let call = state.calls.get_mut(&job).filter(|call| call.forwards.iter().any(|(sent, _)| *sent == attempt));
+        match call {
             Some(call) => call.reply = Some((attempt, reply)),
             None => drop(self.0.telemetry.late_answers.inc()),
         }
@@ -173,7 +181,10 @@ impl Shell {
             None => Err(ForwardError::Unreachable("the peer left the shoal".to_owned())),
         };
         match answer {
-            Ok(word) => self.drive(Input::Heard { peer, word }),
+            Ok(said) => {
+                let word = self.believe(&peer, said);
+                self.drive(Input::Heard { peer, word });
+            }
             Err(fault) => {
                 tracing::debug!(%peer, %fault, "a ping was not answered");
                 self.drive(Input::PingFailed { peer });
@@ -277,11 +288,11 @@ impl Drop for AbandonCount<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shoal_core::peers::Word;
     use shoal_core::time::MonoTime;
     use shoal_engine::EmbedOptions;
     use tokio::sync::oneshot;
 
+    use crate::forward::Said;
     use crate::job::Job;
     use crate::shell::peer_door::tests::shell;
     use crate::wire::End;
@@ -292,7 +303,7 @@ mod tests {
         let job = Job { request_id, traceparent: None, texts, options, deadline_ms: 1000 };
         let mut call = Call::new(job, "caller", MonoTime::START, oneshot::channel().0);
         let end = End { verdict: verdict::FAILED, message: "not finite".to_owned(), ..End::default() };
-        call.reply = Some((Attempt(1), Reply { rows: Vec::new(), end, word: Word::default() }));
+        call.reply = Some((Attempt(1), Reply { rows: Vec::new(), end, said: Said::default() }));
         call.fault = Some((3, "too long".to_owned()));
         call
     }

@@ -5,10 +5,19 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use shoal_core::time::MonoTime;
+use shoal_core::id::NodeId;
+use shoal_core::time::{Micros, MonoTime};
 
 use super::Shell;
 use crate::job::{ModelView, NodeView, PeerView};
+
+/// What the machine thinks of one peer.
+struct Gate {
+    id: NodeId,
+    name: &'static str,
+    paused: bool,
+    wait: Option<Micros>,
+}
 
 impl Shell {
     pub(super) fn node_view(&self) -> NodeView {
@@ -17,22 +26,31 @@ impl Shell {
         let now = self.0.clock.now();
         let (engine, can_answer, jobs_held, gates) = {
             let state = self.lock();
-            let gates: Vec<_> = state.node.peers().map(|(id, gate, load)| (id.clone(), gate.name(), load)).collect();
             let node = &state.node;
-            let can_answer = node.can_answer() && !node.door().draining();
-            (Self::engine_word(node), can_answer, node.gauges(now).jobs, gates)
+            let gate = |peer: shoal_core::peers::PeerView<'_>| Gate {
+                id: peer.facts.id.clone(),
+                name: peer.gate.name(),
+                paused: peer.paused,
+                wait: peer.report.map(|report| report.wait),
+            };
+            let gates: Vec<Gate> = node.peers(now).map(gate).collect();
+            let can_answer = node.can_answer(now) && !node.door().draining();
+            (node.standing().name(), can_answer, node.gauges(now).jobs, gates)
         };
         let peer = |member: &crate::gossip::Member| {
-            let known = gates.iter().find(|(id, ..)| *id == member.id);
+            let known = gates.iter().find(|gate| gate.id == member.id);
             PeerView {
                 node_id: member.id.shared(),
                 api_addr: Arc::from(member.api_addr.as_str()),
                 peer_addr: Arc::from(member.peer_addr.to_string()),
                 alive: member.alive,
-                gate: known.map_or("passing", |(_, gate, _)| gate),
+                gate: known.map_or("passing", |gate| gate.name),
+                paused: known.is_some_and(|gate| gate.paused),
+                weight: member.weight,
+                backup: member.backup,
                 engine: Arc::from(member.engine.as_str()),
                 model: Arc::from(member.model.as_str()),
-                wait_us: known.and_then(|(.., load)| *load).map(|load| load.wait.get()),
+                wait_us: known.and_then(|gate| gate.wait).map(Micros::get),
                 version: Arc::from(member.version.as_str()),
             }
         };
@@ -49,6 +67,7 @@ impl Shell {
             jobs_held,
         }
     }
+
     pub(super) fn model_view(&self) -> Option<ModelView> {
         let loaded = self.0.loaded.load();
         loaded.as_ref().map(|loaded| ModelView {

@@ -1,68 +1,108 @@
 //! What happens around this node's own device: batches out, verdicts in, and how long all that will take.
 //!
 //! Part of the machine in `node`.
-//! Invariants: at most one batch is on the device; a row whose batch failed runs alone before anybody is blamed.
+//! Invariants: no more batches are on the device than it has slots; a row whose batch failed runs alone before anybody
+//! is blamed.
 
-use super::{EngineFault, Job, Node, Outcome, Phase, Placed, Refusal, RowVerdict, Running, Source};
+use super::job::{Flight, Job, Stay};
+use super::{EngineFault, Node, Outcome, Placed, Refusal, RowVerdict, Running, Source};
 use crate::cost::Cost;
 use crate::gate::Signal;
 use crate::id::{BatchId, JobId, RowRef};
 use crate::lifecycle::EngineState;
 use crate::node::Effect;
-use crate::queue::Pulled;
+use crate::queue::{Pulled, Work};
+use crate::retry::Cause;
+use crate::route::Seat;
+use crate::tally::Rule;
 use crate::time::{Micros, MonoTime};
+
+/// A batch that is about to end is not believed to end at once: it counts as at least this part of what it should take.
+const LEFT_AT_LEAST_ONE_IN: u64 = 8;
 
 impl Node {
     /// Time until a job that came now would start to run.
     pub(super) fn wait_here(&self, now: MonoTime) -> Micros {
-        self.completion_after(now, self.queue.units())
+        self.wait_for(now, self.queue.all())
     }
 
-    /// Time until a job of `units` that came now would be done: the running batch, what runs before it, itself.
+    /// Time until `job`, come now, would be done: the running batches, what runs before it, itself.
     ///
     /// Work with a later deadline does not count: a caller in no hurry must not make hopeless who is in one.
-    pub(super) fn completion_here(&self, now: MonoTime, units: u64, deadline: MonoTime) -> Micros {
-        self.completion_after(now, self.queue.units_before(deadline) + units)
+    pub(super) fn completion_here(&self, now: MonoTime, job: &Job) -> Micros {
+        let own = Work { rows: job.units.len() as u64, units: job.units_sum };
+        let before = self.queue.before(job.deadline);
+        match self.slots() {
+            // On one device the job joins the last of the batches before it.
+            1 => self.wait_for(now, before + own),
+            slots => {
+                let cost = self.time_of(own).get() / own.rows.clamp(1, slots);
+                self.wait_for(now, before) + Micros::new(cost)
+            }
+        }
     }
 
-    /// Time until the running batch and then `units` are done.
-    fn completion_after(&self, now: MonoTime, units: u64) -> Micros {
+    fn slots(&self) -> u64 {
+        self.rules.batch.slots.max(1).into()
+    }
+
+    /// Time until a slot is free and `work` has been given to the device.
+    fn wait_for(&self, now: MonoTime, work: Work) -> Micros {
+        let slots = self.slots();
+        if (self.running.len() as u64) < slots && work.rows == 0 {
+            return Micros::ZERO;
+        }
         let cost = self.cost_here();
-        let running = self.running.as_ref().map_or(Micros::ZERO, |running| {
+        let left = |running: &Running| {
             let (expected, elapsed) = (cost.of(running.units, 1), now.since(running.started));
             // A batch that is late by so long is expected to take that long again: a device that hangs must not look
             // idle, or it would attract all work.
-            expected.max(elapsed) - expected.min(elapsed)
-        });
-        running + cost.of(units, units.div_ceil(self.rules.batch.units_max_at(cost)))
+            let left = expected.max(elapsed) - expected.min(elapsed);
+            left.max(Micros::new(expected.get() / LEFT_AT_LEAST_ONE_IN))
+        };
+        // With several slots, the mean batch that runs frees its slot, one of several, for whoever waits first.
+        let running = self.running.iter().map(left).fold(Micros::ZERO, |sum, left| sum + left);
+        Micros::new((running.get() / slots + self.time_of(work).get()) / slots)
     }
 
-    /// Gives the device its next batch if it is free.
+    /// Time of `work` on one slot.
+    fn time_of(&self, work: Work) -> Micros {
+        let cost = self.cost_here();
+        cost.of(work.units, self.rules.batch.batches(cost, work.rows, work.units))
+    }
+
+    /// Gives the device batches as long as it has a slot for one.
     pub(super) fn pull(&mut self, now: MonoTime, effects: &mut Vec<Effect>) {
-        if self.running.is_some() || self.engine != EngineState::Ready {
-            return;
+        while (self.running.len() as u64) < self.slots() && self.engine == EngineState::Ready {
+            if self.queue.rows() == 0 {
+                return;
+            }
+            let rows = self.queue.pull(&self.rules.batch, self.cost_here());
+            for pulled in &rows {
+                if let Some(Job { here: Some(stay), .. }) = self.jobs.get_mut(&pulled.row.job) {
+                    stay.started = true;
+                }
+            }
+            self.batches += 1;
+            let batch = BatchId(self.batches);
+            effects.push(Effect::Run { batch, rows: rows.iter().map(|pulled| pulled.row).collect() });
+            let units = rows.iter().map(|pulled| u64::from(pulled.units)).sum();
+            self.running.push(Running { batch, rows, units, started: now });
         }
-        let rows = self.queue.pull(&self.rules.batch, self.cost_here());
-        if rows.is_empty() {
-            return;
-        }
-        self.batches += 1;
-        let batch = BatchId(self.batches);
-        effects.push(Effect::Run { batch, rows: rows.iter().map(|pulled| pulled.row).collect() });
-        let units = rows.iter().map(|pulled| u64::from(pulled.units)).sum();
-        self.running = Some(Running { batch, rows, units, started: now });
     }
 
     /// Looks how fast the idle device is when it seems slower than the fastest peer.
     pub(super) fn measure_if_due(&mut self, now: MonoTime, effects: &mut Vec<Effect>) {
         let rules = self.rules.measure;
-        let idle = self.running.is_none() && self.engine == EngineState::Ready;
+        let idle = self.running.is_empty() && self.engine == EngineState::Ready;
         if !idle || now < self.measured + rules.interval {
             return;
         }
-        let time = |cost: Cost| cost.of(self.measure_units, 1);
-        let fastest = self.peers.costs().map(time).min();
+        let units = self.measure_units;
+        let time = |cost: Cost| cost.of(units, 1);
+        let fastest = self.peers.costs(now).map(time).min();
         if fastest.is_some_and(|fastest| fastest.percent(rules.slower_percent) < time(self.cost_here())) {
+            self.tally.count(Rule::Measured);
             self.measured = now;
             effects.push(Effect::Measure);
         }
@@ -83,9 +123,9 @@ impl Node {
         let was_alone = running.rows.len() == 1;
         for (pulled, verdict) in running.rows.into_iter().zip(verdicts) {
             match verdict {
-                RowVerdict::Done => self.on_row_done(pulled.row, effects),
+                RowVerdict::Done => self.on_row_done(now, pulled.row, effects),
                 RowVerdict::Rejected if self.is_here(pulled.row.job) => {
-                    self.finish(pulled.row.job, Outcome::Rejected { placed: Placed::Here }, effects);
+                    self.finish(now, pulled.row.job, Outcome::Rejected { placed: Placed::Here }, effects);
                 }
                 // Its job ended or moved while the batch ran.
                 RowVerdict::Rejected => {}
@@ -103,20 +143,31 @@ impl Node {
     }
 
     fn end_batch(&mut self, batch: BatchId) -> Running {
-        let running = self.running.take().expect("a batch ends only after it was given to the device");
-        assert_eq!(running.batch, batch, "the device answered for another batch");
-        running
+        let at = self.running.iter().position(|running| running.batch == batch);
+        self.running.remove(at.expect("a batch ends only after it was given to the device"))
     }
 
     fn is_here(&self, job: JobId) -> bool {
-        self.jobs.get(&job).is_some_and(|job| matches!(job.phase, Phase::Here { .. }))
+        self.jobs.get(&job).is_some_and(|job| job.here.is_some())
     }
 
-    fn on_row_done(&mut self, row: RowRef, effects: &mut Vec<Effect>) {
-        let Some(Job { units, phase: Phase::Here { rows_done }, .. }) = self.jobs.get_mut(&row.job) else { return };
-        *rows_done += 1;
-        if *rows_done == units.len() {
-            self.finish(row.job, Outcome::Done { placed: Placed::Here }, effects);
+    fn on_row_done(&mut self, now: MonoTime, row: RowRef, effects: &mut Vec<Effect>) {
+        let Some(Job { units, here: Some(stay), .. }) = self.jobs.get_mut(&row.job) else { return };
+        stay.rows_done += 1;
+        if stay.rows_done == units.len() {
+            let (stay, took) = (*stay, now.since(stay.since));
+            self.stretch.on_answer(now, stay.promised, took);
+            self.learn_lateness(stay.promised, took);
+            if stay.hedge {
+                self.tally.count(Rule::HedgeWon);
+            }
+            self.finish(now, row.job, Outcome::Done { placed: Placed::Here }, effects);
+        }
+    }
+
+    pub(super) fn learn_lateness(&mut self, promised: Micros, took: Micros) {
+        if let Some(rules) = &self.rules.hedge {
+            self.lateness.on_job(rules.quantile_permille, promised, took);
         }
     }
 
@@ -133,68 +184,128 @@ impl Node {
         let job = self.jobs.get_mut(&id).expect("is_here found it");
         job.history.engine_failures += 1;
         match job.source {
-            Source::Peer { .. } => self.finish(id, Outcome::EngineFailed(EngineFault::OnOneNode), effects),
-            Source::Caller => self.place_elsewhere(now, id, effects),
+            Source::Peer { .. } => {
+                self.finish(now, id, Outcome::EngineFailed(EngineFault::OnOneNode), effects);
+            }
+            Source::Caller => self.place_elsewhere(now, id, Cause::Failed, effects),
         }
     }
 
     /// The device is gone: what waits for it or runs on it goes elsewhere, and nobody is blamed.
     pub(super) fn leave_device(&mut self, now: MonoTime, effects: &mut Vec<Effect>) {
-        let is_here = |job: &Job| matches!(job.phase, Phase::Here { .. });
-        let here: Vec<JobId> = self.jobs.iter().filter(|(_, job)| is_here(job)).map(|(&id, _)| id).collect();
+        let here: Vec<JobId> = self.jobs.iter().filter(|(_, job)| job.here.is_some()).map(|(&id, _)| id).collect();
         for id in here {
             match self.jobs[&id].source {
-                Source::Peer { .. } => self.finish(id, Outcome::Refused(Refusal::Unable), effects),
-                Source::Caller => self.place_elsewhere(now, id, effects),
+                Source::Peer { .. } => self.finish(now, id, Outcome::Refused(Refusal::Unable), effects),
+                Source::Caller => self.place_elsewhere(now, id, Cause::Death, effects),
             }
         }
     }
 
-    fn place_elsewhere(&mut self, now: MonoTime, id: JobId, effects: &mut Vec<Effect>) {
+    fn place_elsewhere(&mut self, now: MonoTime, id: JobId, cause: Cause, effects: &mut Vec<Effect>) {
+        self.take_off_device(id);
+        self.place_if_nowhere(now, id, cause, effects);
+    }
+
+    /// Queues a job for this node's device, which `seat` offered.
+    pub(super) fn queue_here(&mut self, now: MonoTime, id: JobId, seat: &Seat, hedge: bool) {
         let job = self.jobs.get_mut(&id).expect("only a held job is placed");
-        job.phase = Phase::Arriving;
-        self.queue.remove(id, job.deadline);
-        self.place(now, id, effects);
+        job.history.placements += u8::from(!hedge);
+        job.history.attempts += 1;
+        job.history.tried_here = true;
+        job.here = Some(Stay { rows_done: 0, started: false, since: now, promised: seat.promised, hedge });
+        self.here += 1;
+        self.here_mine += u32::from(job.source == Source::Caller);
+        self.queue.push(id, job.deadline, job.units.clone());
+        self.look_at_again(id);
+    }
+
+    fn take_off_device(&mut self, id: JobId) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        if job.here.take().is_some() {
+            self.here -= 1;
+            self.here_mine -= u32::from(job.source == Source::Caller);
+            self.queue.remove(id, job.deadline);
+        }
     }
 
     /// Takes the job out of everything and says how it ended.
-    pub(super) fn finish(&mut self, id: JobId, outcome: Outcome, effects: &mut Vec<Effect>) {
-        let placements = self.forget(id, effects);
-        effects.push(Effect::Finish { job: id, outcome, placements });
+    pub(super) fn finish(&mut self, now: MonoTime, id: JobId, outcome: Outcome, effects: &mut Vec<Effect>) {
+        let job = self.forget(id, effects);
+        if let Outcome::Done { placed } = &outcome {
+            let elsewhere = usize::from(job.history.engine_failures) - job.history.failed_at.len();
+            if 0 < elsewhere && *placed != Placed::Here {
+                self.tally.count(Rule::Blamed);
+            }
+            for peer in &job.history.failed_at {
+                self.tally.count(Rule::Blamed);
+                self.peers.on_blamed(now, peer, &mut self.tally);
+            }
+        }
+        let (placements, explanation) = (job.history.placements, job.explanation);
+        effects.push(Effect::Finish { job: id, outcome, placements, explanation });
     }
 
-    /// Takes the job out of everything. Returns how often it was placed.
-    pub(super) fn forget(&mut self, id: JobId, effects: &mut Vec<Effect>) -> u8 {
-        let job = self.jobs.remove(&id).expect("only a held job can end");
+    /// Takes the job out of everything.
+    pub(super) fn forget(&mut self, id: JobId, effects: &mut Vec<Effect>) -> Job {
+        self.take_off_device(id);
+        let mut job = self.jobs.remove(&id).expect("only a held job can end");
         self.bytes_held -= job.bytes;
-        match job.phase {
-            Phase::Arriving | Phase::Waiting => {}
-            Phase::Here { .. } => self.queue.remove(id, job.deadline),
-            Phase::Away { peer, attempt, .. } => {
-                self.peers.on_settled(&peer, id);
-                effects.push(Effect::Abandon { job: id, attempt });
+        for flight in job.flights.drain(..) {
+            if let Some(ticket) = flight.ticket {
+                self.peers.on_ended(&flight.peer, ticket);
             }
+            effects.push(Effect::Abandon { job: id, attempt: flight.attempt });
         }
-        job.history.placements
+        job
     }
 
-    /// Ends what passed its deadline, and places again what a peer did not acknowledge in time.
-    pub(super) fn end_what_is_late(&mut self, now: MonoTime, effects: &mut Vec<Effect>) {
-        let late: Vec<JobId> = self.jobs.iter().filter(|(_, job)| job.deadline <= now).map(|(&id, _)| id).collect();
-        for id in late {
-            self.finish(id, Outcome::Expired, effects);
+    /// The next moment at which something about `job` is late: its deadline, an acknowledgement, itself.
+    fn due_of(&self, job: &Job) -> MonoTime {
+        let silent = job.flights.iter().filter_map(Flight::silent_at);
+        silent.chain(self.hedge_at(job)).fold(job.deadline, MonoTime::min)
+    }
+
+    /// Something about the job changed that may make it late sooner.
+    pub(super) fn look_at_again(&mut self, id: JobId) {
+        if let Some(job) = self.jobs.get(&id) {
+            self.due = self.due.min(self.due_of(job));
         }
-        let limit = self.rules.accept_limit.0;
-        let silent = |job: &Job| match &job.phase {
-            Phase::Away { peer, attempt, sent, accepted: false } if *sent + limit <= now => {
-                Some((peer.clone(), *attempt))
-            }
-            Phase::Away { .. } | Phase::Here { .. } | Phase::Waiting | Phase::Arriving => None,
-        };
-        let silent: Vec<_> = self.jobs.iter().filter_map(|(&id, job)| silent(job).map(|away| (id, away))).collect();
-        for (job, (peer, attempt)) in silent {
-            effects.push(Effect::Abandon { job, attempt });
-            self.on_broke(now, (job, attempt), &peer, Signal::Silent, effects);
+    }
+
+    /// Ends what passed its deadline, places again what a peer did not acknowledge in time, and hedges what is late.
+    pub(super) fn end_what_is_late(&mut self, now: MonoTime, effects: &mut Vec<Effect>) {
+        if now < self.due {
+            return;
+        }
+        let late: Vec<JobId> = self.jobs.iter().filter(|(_, job)| self.due_of(job) <= now).map(|(&id, _)| id).collect();
+        for id in late {
+            self.end_if_late(now, id, effects);
+        }
+        let next = self.jobs.values().map(|job| self.due_of(job)).min();
+        // What is late and stays so, because a hedge was refused, is looked at again with the next tick.
+        self.due = next.unwrap_or(now);
+    }
+
+    fn end_if_late(&mut self, now: MonoTime, id: JobId, effects: &mut Vec<Effect>) {
+        // It may have ended with one before it in the list.
+        let Some(job) = self.jobs.get(&id) else { return };
+        if job.deadline <= now {
+            self.tally.count(Rule::Expired);
+            return self.finish(now, id, Outcome::Expired, effects);
+        }
+        if self.hedge_at(job).is_some_and(|at| at <= now) {
+            self.hedge(now, id, effects);
+        }
+        if self.doubt_until.is_some() {
+            return;
+        }
+        let is_silent = |flight: &&Flight| flight.silent_at().is_some_and(|at| at <= now);
+        let silent = self.jobs[&id].flights.iter().filter(is_silent);
+        let silent: Vec<_> = silent.map(|flight| (flight.peer.clone(), flight.attempt)).collect();
+        for (peer, attempt) in silent {
+            effects.push(Effect::Abandon { job: id, attempt });
+            self.on_broke(now, (id, attempt), &peer, Signal::Silent, effects);
         }
     }
 }

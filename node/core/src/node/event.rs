@@ -4,20 +4,28 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
+use super::explain::Explanation;
 use crate::admission::AdmissionRules;
+use crate::affinity::{AffinityRules, OwnerTable};
 use crate::batch::BatchRules;
-use crate::gate::GateRules;
+use crate::budget::BudgetRules;
+use crate::heat::HeatRules;
 use crate::id::{Attempt, BatchId, JobId, NodeId, RowRef};
 use crate::lifecycle::DrainRules;
-use crate::load::{LoadRules, Report};
-use crate::peers::{PeerFacts, Word};
+use crate::load::{DeviceLoad, Report};
+use crate::peers::{PeerFacts, PeerRules, Word};
 use crate::retry::RetryRules;
-use crate::route::RouteRules;
+use crate::route::{RouteRules, WEIGHT_DEFAULT};
+use crate::share::Share;
 use crate::time::{Micros, MonoTime};
 
 /// All settings of the decisions.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rules {
+    /// What this node is among the others.
+    pub own: OwnRules,
     /// What is held.
     pub admission: AdmissionRules,
     /// What runs together.
@@ -26,10 +34,18 @@ pub struct Rules {
     pub route: RouteRules,
     /// How often a job is placed.
     pub retry: RetryRules,
-    /// When a peer is left alone.
-    pub gate: GateRules,
-    /// How load ages.
-    pub load: LoadRules,
+    /// Extra work that placing again may cause; `None` = any.
+    pub retry_budget: Option<RetryBudget>,
+    /// When a peer is left alone, and how much it is believed.
+    pub peers: PeerRules,
+    /// When this node is hot; `None` = never.
+    pub heat: Option<HeatRules>,
+    /// How far the owner of a session may be above the mean.
+    pub affinity: AffinityRules,
+    /// When a late job is placed a second time; `None` = never.
+    pub hedge: Option<HedgeRules>,
+    /// When this node suspects itself; `None` = never.
+    pub pulse: Option<PulseRules>,
     /// How a node leaves.
     pub drain: DrainRules,
     /// When load is gossiped.
@@ -40,8 +56,95 @@ pub struct Rules {
     pub measure: MeasureRules,
 }
 
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            own: OwnRules::default(),
+            admission: AdmissionRules::default(),
+            batch: BatchRules::default(),
+            route: RouteRules::default(),
+            retry: RetryRules::default(),
+            retry_budget: Some(RetryBudget::default()),
+            peers: PeerRules::default(),
+            heat: Some(HeatRules::default()),
+            affinity: AffinityRules::default(),
+            hedge: Some(HedgeRules::default()),
+            pulse: Some(PulseRules::default()),
+            drain: DrainRules::default(),
+            publish: PublishRules::default(),
+            accept_limit: AcceptLimit::default(),
+            measure: MeasureRules::default(),
+        }
+    }
+}
+
+/// What this node is among the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnRules {
+    /// How much work it should get: 100 is normal; 0 is none, not even that of its own callers.
+    pub weight: u32,
+    /// It serves only when the others cannot.
+    pub backup: bool,
+}
+
+impl Default for OwnRules {
+    fn default() -> Self {
+        Self { weight: WEIGHT_DEFAULT, backup: false }
+    }
+}
+
+/// Extra work that placing again may cause. What a peer's death causes is not charged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetryBudget(pub BudgetRules);
+
+impl Default for RetryBudget {
+    fn default() -> Self {
+        Self(BudgetRules { percent: 20, per_second: 10 })
+    }
+}
+
+/// When a late job of a caller is placed a second time, while the first placement stands; the first answer wins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HedgeRules {
+    /// What may be spent on it.
+    pub budget: BudgetRules,
+    /// A job is late when it takes longer than this quantile of the jobs before, measured against their estimates;
+    /// thousandths.
+    pub quantile_permille: u32,
+    /// Never before so long.
+    pub after_min: Micros,
+    /// Not while more than this part of the devices is in use.
+    pub load_max: Share,
+}
+
+impl Default for HedgeRules {
+    fn default() -> Self {
+        Self {
+            budget: BudgetRules { percent: 2, per_second: 0 },
+            quantile_permille: 950,
+            after_min: Micros::from_ms(10),
+            load_max: Share::percent(70),
+        }
+    }
+}
+
+/// When this node suspects that not the others are silent but it did not listen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PulseRules {
+    /// It stood still when its own ticks are later than this.
+    pub late_max: Micros,
+    /// So long it calls nobody dead or silent after that.
+    pub doubt: Micros,
+}
+
+impl Default for PulseRules {
+    fn default() -> Self {
+        Self { late_max: Micros::from_ms(200), doubt: Micros::from_ms(500) }
+    }
+}
+
 /// When load is gossiped: on a change, but not too often, and at least now and then.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublishRules {
     /// Never more often.
     pub interval_min: Micros,
@@ -67,7 +170,7 @@ impl Default for PublishRules {
 /// When an idle node looks how fast it is.
 ///
 /// A node that seems slow hands all work on, and without work it would never learn that it is not slow, or no longer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MeasureRules {
     /// Time since the last batch or measurement.
     pub interval: Micros,
@@ -82,7 +185,7 @@ impl Default for MeasureRules {
 }
 
 /// How long a peer may take to acknowledge a job before it counts as silent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AcceptLimit(pub Micros);
 
 impl Default for AcceptLimit {
@@ -92,7 +195,7 @@ impl Default for AcceptLimit {
 }
 
 /// Who asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Source {
     /// A client of this node.
     Caller,
@@ -104,7 +207,7 @@ pub enum Source {
 }
 
 /// One job that came.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Arrival {
     /// A number never used before.
     pub job: JobId,
@@ -116,10 +219,16 @@ pub struct Arrival {
     pub bytes: u64,
     /// When the answer is worth nothing any more.
     pub deadline: MonoTime,
+    /// A number that stands for the caller's address.
+    pub client: u64,
+    /// A number that stands for the session, if it belongs to one.
+    pub session: Option<u64>,
+    /// Why the job went where it went is to be told.
+    pub explain: bool,
 }
 
 /// What became of one row of a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RowVerdict {
     /// It has a vector.
     Done,
@@ -130,7 +239,7 @@ pub enum RowVerdict {
 }
 
 /// What a peer says of a job that it ran.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Verdict {
     /// All vectors are here.
     Done,
@@ -143,7 +252,7 @@ pub enum Verdict {
 }
 
 /// Why a peer does not take a job. Nothing ran.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Refusal {
     /// It would be done later there than at the origin. No blame.
     Busy,
@@ -156,7 +265,7 @@ pub enum Refusal {
 }
 
 /// Where the model failed for good.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EngineFault {
     /// On as many nodes as may be asked: it is the request's own fault.
     Everywhere,
@@ -164,8 +273,17 @@ pub enum EngineFault {
     OnOneNode,
 }
 
+/// What the engine's canary says: an inference whose answer is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CanaryVerdict {
+    /// The answer was right, and in time.
+    Passed,
+    /// It was wrong, or did not come.
+    Failed,
+}
+
 /// Something that happened.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Input {
     /// A job came.
     Arrived(Arrival),
@@ -187,6 +305,13 @@ pub enum Input {
     BatchFailed {
         /// Which.
         batch: BatchId,
+    },
+    /// The job left this node: from now on the peer may be expected to acknowledge it.
+    Flushed {
+        /// The job.
+        job: JobId,
+        /// Which placement of it.
+        attempt: Attempt,
     },
     /// A peer holds the job.
     Accepted {
@@ -249,6 +374,17 @@ pub enum Input {
     },
     /// All peers that gossip knows, this node left out.
     Membership(Vec<PeerFacts>),
+    /// Who owns which session, made again whenever the ready nodes changed.
+    Owners(OwnerTable),
+    /// What the probes say of this node's device, or of its share of the machine.
+    Probed(DeviceLoad),
+    /// So much later than it should have, the gossip thread came to its turn.
+    Pulse {
+        /// How late.
+        late: Micros,
+    },
+    /// The canary ran.
+    Canary(CanaryVerdict),
     /// The model is loaded and its first inference of `units` took `took`.
     EngineReady {
         /// Units of the first inference.
@@ -272,7 +408,7 @@ pub enum Input {
 }
 
 /// Where a job was computed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Placed {
     /// On this node.
     Here,
@@ -281,7 +417,7 @@ pub enum Placed {
 }
 
 /// How a job ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
     /// With vectors.
     Done {
@@ -312,7 +448,7 @@ pub enum Outcome {
 }
 
 /// Something to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Effect {
     /// Give these rows to the device, as one batch.
     Run {
@@ -356,6 +492,8 @@ pub enum Effect {
         outcome: Outcome,
         /// How often it was placed.
         placements: u8,
+        /// Why it went where it went, if that was asked for.
+        explanation: Option<Box<Explanation>>,
     },
     /// Run one small inference on the idle device, to see how fast it is now.
     Measure,

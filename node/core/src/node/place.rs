@@ -4,37 +4,71 @@
 //! Invariants: a job of a peer never gets a forward; a job is never placed twice on the same node; busy and full are no
 //! blame, a broken connection is.
 
-use super::{Arrival, Effect, EngineFault, Job, Node, Outcome, Phase, Placed, Refusal, Source, Verdict};
+use super::explain::{Explanation, Reason};
+use super::job::{Flight, Job};
+use super::{Arrival, Effect, EngineFault, Node, Outcome, Placed, Refusal, Source, Verdict};
 use crate::admission;
+use crate::affinity;
 use crate::gate::Signal;
 use crate::id::{Attempt, JobId, NodeId};
 use crate::lifecycle::{DoorState, EngineState};
-use crate::peers::{Question, Word};
-use crate::retry::{self, History, Next};
-use crate::route::{self, Candidate, Choice, Here};
+use crate::peers::{Draw, Question, Word};
+use crate::retry::{self, Cause, History, Next};
+use crate::route::{self, Scene, Seat, Sees};
+use crate::tally::Rule;
 use crate::time::{Micros, MonoTime};
+
+/// How a job goes to a peer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct How {
+    /// The completion here, which the peer has to beat.
+    pub(super) bound: Option<Micros>,
+    /// Another placement of the job stands.
+    pub(super) hedge: bool,
+}
 
 impl Node {
     pub(super) fn on_arrived(&mut self, now: MonoTime, arrival: Arrival, effects: &mut Vec<Effect>) {
-        let Arrival { job: id, source, units, bytes, deadline } = arrival;
+        let Arrival { job: id, source, units, bytes, deadline, client, session, explain } = arrival;
         assert!(!units.is_empty(), "a job has at least one text");
         assert!(!self.jobs.contains_key(&id), "job ids are never used twice");
+        if source == Source::Caller {
+            self.retries.on_request(&self.rules.retry_budget.unwrap_or_default().0);
+            self.hedges.on_request(&self.rules.hedge.unwrap_or_default().budget);
+        }
         if !admission::fits(&self.rules.admission, self.held(), bytes) {
+            self.tally.count(Rule::ShedFull);
             let outcome = match source {
                 Source::Caller => Outcome::Overloaded { retry_after: self.retry_after(now) },
                 Source::Peer { .. } => Outcome::Refused(Refusal::Full),
             };
-            effects.push(Effect::Finish { job: id, outcome, placements: 0 });
+            let explanation = explain.then(Box::default);
+            effects.push(Effect::Finish { job: id, outcome, placements: 0, explanation });
             return;
         }
-        let units_sum = units.iter().map(|&units| u64::from(units)).sum();
-        let (history, phase) = (History::default(), Phase::Arriving);
         self.bytes_held += bytes;
-        self.jobs.insert(id, Job { source, units, units_sum, bytes, arrived: now, deadline, history, phase });
-        self.place(now, id, effects);
+        let job = Job {
+            source,
+            units_sum: units.iter().map(|&units| u64::from(units)).sum(),
+            units,
+            bytes,
+            arrived: now,
+            deadline,
+            client,
+            session,
+            history: History::default(),
+            waiting: false,
+            here: None,
+            flights: Vec::new(),
+            hedged: false,
+            explanation: explain.then(Box::<Explanation>::default),
+        };
+        self.due = self.due.min(deadline);
+        self.jobs.insert(id, job);
+        self.place(now, id, Cause::New, effects);
     }
 
-    pub(super) fn on_left(&mut self, _now: MonoTime, id: JobId, effects: &mut Vec<Effect>) {
+    pub(super) fn on_left(&mut self, id: JobId, effects: &mut Vec<Effect>) {
         // The job may have ended in the same moment.
         if self.jobs.contains_key(&id) {
             self.forget(id, effects);
@@ -42,69 +76,198 @@ impl Node {
     }
 
     /// Decides where a job goes that is nowhere.
-    pub(super) fn place(&mut self, now: MonoTime, id: JobId, effects: &mut Vec<Effect>) {
-        let job = &self.jobs[&id];
+    pub(super) fn place(&mut self, now: MonoTime, id: JobId, cause: Cause, effects: &mut Vec<Effect>) {
+        let job = self.jobs.get_mut(&id).expect("only a held job is placed");
+        assert!(job.is_nowhere(), "a job is placed where it is nowhere");
+        job.waiting = false;
         if job.deadline <= now {
-            return self.finish(id, Outcome::Expired, effects);
+            self.tally.count(Rule::Expired);
+            return self.finish(now, id, Outcome::Expired, effects);
         }
         match job.source {
             Source::Peer { bound } => self.place_peers_job(now, id, bound, effects),
-            Source::Caller => self.place_callers_job(now, id, effects),
+            Source::Caller => self.place_callers_job(now, id, cause, effects),
         }
     }
 
     /// Here, or refused before anything is queued: the origin knows what else can be done.
     fn place_peers_job(&mut self, now: MonoTime, id: JobId, bound: Option<Micros>, effects: &mut Vec<Effect>) {
         let job = &self.jobs[&id];
-        let completion = self.completion_here(now, job.units_sum, job.deadline);
+        let completion = self.completion_here(now, job);
         let refusal = if matches!(self.door, DoorState::Closing { .. } | DoorState::Closed) {
             Some(Refusal::Draining)
         } else if self.engine != EngineState::Ready {
             Some(Refusal::Unable)
         } else if bound.is_some_and(|bound| bound < completion) {
+            self.tally.count(Rule::RefusedBusy);
             Some(Refusal::Busy)
         } else if admission::hopeless(now, completion, job.deadline) {
+            self.tally.count(Rule::ShedHopeless);
             Some(Refusal::Full)
         } else {
             None
         };
         if let Some(refusal) = refusal {
-            return self.finish(id, Outcome::Refused(refusal), effects);
+            return self.finish(now, id, Outcome::Refused(refusal), effects);
         }
-        self.queue_here(id);
+        let seat = self.seat_here(now, id);
+        self.queue_here(now, id, &seat, false);
         let report = self.report(now);
         effects.push(Effect::Acknowledge { job: id, report });
     }
 
-    fn place_callers_job(&mut self, now: MonoTime, id: JobId, effects: &mut Vec<Effect>) {
-        let job = &self.jobs[&id];
-        // Also behind a closed door: whoever still gets here has a connection, and there may be no peer.
-        let can_here = self.engine == EngineState::Ready;
-        let next = retry::next(&self.rules.retry, &job.history, can_here);
-        let own = self.completion_here(now, job.units_sum, job.deadline);
-        let here = match next {
-            Next::RequestsFault => {
-                return self.finish(id, Outcome::EngineFailed(EngineFault::Everywhere), effects);
-            }
-            Next::Nowhere => return self.give_up(now, id, effects),
-            Next::OnlyAway => Here::Cannot,
-            Next::OnlyHere => Here::Can(own),
-            Next::Anywhere if self.door.draining() => Here::LastResort,
-            Next::Anywhere => Here::Can(own),
+    fn place_callers_job(&mut self, now: MonoTime, id: JobId, cause: Cause, effects: &mut Vec<Effect>) {
+        self.mind_heat(now);
+        let (next, here) = match self.next(now, id, cause, effects) {
+            Some(next) => (next, next != Next::OnlyAway),
+            None => return,
         };
-        let candidates = if next == Next::OnlyHere { Vec::new() } else { self.two_candidates(now, id) };
-        let able = here != Here::Cannot || !candidates.is_empty();
+        if cause == Cause::New && next == Next::Anywhere && self.place_by_owner(now, id, effects) {
+            return;
+        }
+        let mut seats = Vec::with_capacity(3);
+        if here {
+            seats.push(self.seat_here(now, id));
+        }
+        let sees = self.rules.route.policy.sees();
+        if next != Next::OnlyHere {
+            let count = match sees {
+                Sees::TwoPeers => Some(self.rules.route.candidates.max(1) as usize),
+                Sees::AllPeers => None,
+            };
+            self.seats_away(now, id, count, here, &mut seats);
+        }
+        let able = !seats.is_empty();
         // Who would be late is no choice: neither for its advantage nor for want of a margin.
         let deadline = self.jobs[&id].deadline;
-        let in_time = |completion| !admission::hopeless(now, completion, deadline);
-        let here = if in_time(own) { here } else { Here::Cannot };
-        let candidates = candidates.into_iter().filter(|candidate| in_time(candidate.completion)).collect();
-        match route::choose(&self.rules.route, here, candidates) {
-            Choice::Here => self.queue_here(id),
-            Choice::There(peer) => self.send_away(now, id, &peer, here, effects),
-            Choice::Nowhere if able => self.shed(now, id, effects),
-            Choice::Nowhere => self.wait_or_give_up(now, id, effects),
+        seats.retain(|seat| !admission::hopeless(now, seat.completion, deadline));
+        let others = seats.iter().any(|seat| !seat.here);
+        if here && others && self.would_rather_not(now) {
+            seats.retain(|seat| !seat.here);
         }
+        if seats.is_empty() {
+            return if able { self.shed(now, id, effects) } else { self.wait_or_give_up(now, id, effects) };
+        }
+        let (picked, reason) = self.pick(id, &seats, next);
+        self.explain(now, id, &seats, &seats[picked], reason);
+        self.go(now, id, &seats, picked, effects);
+    }
+
+    /// Where the job may go, after the retry budget had its say; `None` when it ended.
+    fn next(&mut self, now: MonoTime, id: JobId, cause: Cause, effects: &mut Vec<Effect>) -> Option<Next> {
+        // Also behind a closed door: whoever still gets here has a connection, and there may be no peer.
+        let can_here = self.can_compute();
+        let next = retry::next(&self.rules.retry, &self.jobs[&id].history, can_here);
+        match next {
+            Next::RequestsFault => {
+                self.tally.count(Rule::RequestsFault);
+                self.finish(now, id, Outcome::EngineFailed(EngineFault::Everywhere), effects);
+                return None;
+            }
+            Next::Nowhere => {
+                self.give_up(now, id, effects);
+                return None;
+            }
+            Next::Anywhere | Next::OnlyAway | Next::OnlyHere => {}
+        }
+        if cause != Cause::New {
+            self.tally.count(Rule::PlacedAgain);
+        }
+        let paid = match self.rules.retry_budget {
+            Some(budget) if cause.is_charged() => self.retries.take(now, &budget.0),
+            Some(_) | None => true,
+        };
+        if paid {
+            return Some(next);
+        }
+        self.tally.count(Rule::RetryDenied);
+        // What was only refused has cost nothing yet: it may still run here.
+        if cause == Cause::Refused && matches!(next, Next::Anywhere | Next::OnlyHere) {
+            return Some(Next::OnlyHere);
+        }
+        self.give_up(now, id, effects);
+        None
+    }
+
+    /// This node is leaving, or is a backup while others are there.
+    fn would_rather_not(&mut self, now: MonoTime) -> bool {
+        self.door.draining() || (self.rules.own.backup && 0 < self.peers.ready(now).0)
+    }
+
+    fn pick(&mut self, id: JobId, seats: &[Seat], next: Next) -> (usize, Reason) {
+        if let [_] = seats {
+            return (0, if next == Next::OnlyHere { Reason::LastPlacement } else { Reason::OnlyChoice });
+        }
+        self.turn = self.turn.wrapping_add(1);
+        let (client, hot) = (self.jobs[&id].client, self.heat.is_hot());
+        let mut scene = Scene { rules: &self.rules.route, seats, hot, client, turn: self.turn, prng: &mut self.prng };
+        let picked = route::pick(&mut scene);
+        if self.rules.route.policy.sees() == Sees::AllPeers {
+            return (picked, Reason::Policy);
+        }
+        let here = seats.iter().find(|seat| seat.here).map(|seat| seat.completion);
+        let best = seats.iter().map(|seat| seat.completion).min();
+        match (seats[picked].here, here) {
+            (true, _) => {
+                if best < here {
+                    self.tally.count(Rule::KeptWithinMargin);
+                }
+                (picked, Reason::HereIsSoonEnough)
+            }
+            (false, Some(here)) => {
+                let inertia = here.percent(self.rules.route.margin_percent.into());
+                if hot && here <= seats[picked].completion + inertia {
+                    self.tally.count(Rule::LeftHot);
+                }
+                (picked, Reason::PeerIsSooner)
+            }
+            (false, None) => (picked, Reason::OnlyChoice),
+        }
+    }
+
+    /// Puts a job of a session where its owner is, if that may take it. Returns whether it did.
+    fn place_by_owner(&mut self, now: MonoTime, id: JobId, effects: &mut Vec<Effect>) -> bool {
+        let job = &self.jobs[&id];
+        let (Some(session), deadline) = (job.session, job.deadline) else { return false };
+        let tried = &job.history.tried;
+        let owners: Vec<NodeId> = self.owners.owners(session).filter(|owner| !tried.contains(owner)).cloned().collect();
+        let held = self.peers.holdings(now);
+        let (held_sum, nodes) = (held.jobs + u64::from(self.here), held.nodes + 1);
+        for owner in owners {
+            let seat = if owner != self.id {
+                let question = self.question(now, id);
+                self.peers.seat(now, &owner, &question)
+            } else if self.can_compute() && !self.would_rather_not(now) {
+                Some(self.seat_here(now, id))
+            } else {
+                None
+            };
+            let Some(seat) = seat.filter(|seat| !admission::hopeless(now, seat.completion, deadline)) else { continue };
+            let there = if seat.here { u64::from(self.here) } else { u64::from(seat.held.max(seat.mine)) };
+            if !affinity::within_bound(&self.rules.affinity, there, held_sum, nodes) {
+                self.tally.count(Rule::OwnerFull);
+                continue;
+            }
+            self.tally.count(Rule::OwnerServed);
+            let seats = [seat];
+            self.explain(now, id, &seats, &seats[0], Reason::OwnsSession);
+            self.go(now, id, &seats, 0, effects);
+            return true;
+        }
+        false
+    }
+
+    fn go(&mut self, now: MonoTime, id: JobId, seats: &[Seat], picked: usize, effects: &mut Vec<Effect>) {
+        let seat = &seats[picked];
+        if seat.here {
+            return self.queue_here(now, id, seat, false);
+        }
+        let rules = &self.rules.route;
+        let verified = rules.verify && rules.policy.sees() == Sees::TwoPeers;
+        let refused = self.jobs[&id].history.busy_refused;
+        let own = seats.iter().find(|seat| seat.here).map(|seat| seat.completion);
+        let bound = own.filter(|_| verified && !refused);
+        self.send_away(now, id, (seat, How { bound, hedge: false }), effects);
     }
 
     /// A node that was just started knows no peer for some tenths of a second and has no model for some seconds:
@@ -112,56 +275,87 @@ impl Node {
     fn wait_or_give_up(&mut self, now: MonoTime, id: JobId, effects: &mut Vec<Effect>) {
         let job = self.jobs.get_mut(&id).expect("only a held job is placed");
         if self.engine == EngineState::Starting && now < job.arrived + self.rules.retry.start_hold {
-            job.phase = Phase::Waiting;
+            job.waiting = true;
+            self.tally.count(Rule::HeldForStart);
         } else {
             self.give_up(now, id, effects);
         }
     }
 
-    /// Tries again to place what waits for this node, or a peer, to be able to compute.
-    pub(super) fn place_waiting(&mut self, now: MonoTime, effects: &mut Vec<Effect>) {
-        let waiting = self.jobs.iter().filter(|(_, job)| matches!(job.phase, Phase::Waiting));
-        for id in waiting.map(|(&id, _)| id).collect::<Vec<_>>() {
-            self.place(now, id, effects);
+    fn question(&self, now: MonoTime, id: JobId) -> Question {
+        let job = &self.jobs[&id];
+        let wait_here = self.wait_here(now);
+        let here = self.can_compute().then(|| self.completion_here(now, job));
+        let stretch_here = self.stretch.permille(now);
+        Question { units: job.units_sum, wait_here, here, cost_unknown: self.cost_here(), stretch_here }
+    }
+
+    /// This node as it offers itself.
+    pub(super) fn seat_here(&mut self, now: MonoTime, id: JobId) -> Seat {
+        let job = &self.jobs[&id];
+        let completion = self.completion_here(now, job);
+        Seat {
+            id: self.id.clone(),
+            here: true,
+            completion,
+            promised: completion,
+            wait: self.wait_here(now),
+            rtt: Micros::ZERO,
+            age: Some(Micros::ZERO),
+            weight: self.rules.own.weight,
+            mine: self.here_mine,
+            held: self.here,
+            slots: self.rules.batch.slots.max(1),
+            load: self.load(),
         }
     }
 
-    fn two_candidates(&mut self, now: MonoTime, id: JobId) -> Vec<Candidate> {
-        let job = &self.jobs[&id];
-        let question = Question {
-            rules: &self.rules.load,
-            units: job.units_sum,
-            wait_mean: self.peers.wait_mean(self.wait_here(now)),
-            cost_unknown: self.cost_here(),
-        };
-        let eligible = self.peers.eligible(&job.history.tried);
-        route::two_of(&mut self.prng, eligible.len())
-            .filter_map(|index| self.peers.candidate(now, eligible[index], &question))
-            .collect()
+    /// Appends the peers that may get the job.
+    pub(super) fn seats_away(
+        &mut self,
+        now: MonoTime,
+        id: JobId,
+        count: Option<usize>,
+        or_none: bool,
+        seats: &mut Vec<Seat>,
+    ) {
+        let question = self.question(now, id);
+        let draw = Draw { except: &self.jobs[&id].history.tried, count, or_none };
+        self.peers.seats(now, &question, draw, seats, (&mut self.prng, &mut self.tally));
     }
 
-    fn queue_here(&mut self, id: JobId) {
+    pub(super) fn explain(&mut self, now: MonoTime, id: JobId, seats: &[Seat], chosen: &Seat, reason: Reason) {
         let job = self.jobs.get_mut(&id).expect("only a held job is placed");
-        job.history.placements += 1;
-        job.history.tried_here = true;
-        job.phase = Phase::Here { rows_done: 0 };
-        self.queue.push(id, job.deadline, job.units.clone());
+        if let Some(explanation) = &mut job.explanation {
+            explanation.add(now.since(job.arrived), seats, &chosen.id, reason);
+        }
     }
 
-    fn send_away(&mut self, now: MonoTime, id: JobId, peer: &Candidate, here: Here, effects: &mut Vec<Effect>) {
+    pub(super) fn send_away(&mut self, now: MonoTime, id: JobId, (seat, how): (&Seat, How), effects: &mut Vec<Effect>) {
+        let How { bound, hedge } = how;
         let job = self.jobs.get_mut(&id).expect("only a held job is placed");
         assert_eq!(job.source, Source::Caller, "a job of a peer is never handed on");
-        job.history.placements += 1;
-        job.history.tried.push(peer.id.clone());
-        let attempt = Attempt(job.history.placements);
-        job.phase = Phase::Away { peer: peer.id.clone(), attempt, sent: now, accepted: false };
-        self.peers.on_sent(&peer.id, id, job.units_sum);
-        let bound = match here {
-            Here::Can(own) if !job.history.busy_refused => Some(own),
-            Here::Can(_) | Here::LastResort | Here::Cannot => None,
-        };
+        self.tally.count(Rule::Forwarded);
+        job.history.placements += u8::from(!hedge);
+        job.history.attempts += 1;
+        job.history.tried.push(seat.id.clone());
+        let attempt = Attempt(job.history.attempts);
+        let ticket = self.peers.on_sent(&seat.id, job.units_sum);
+        let accept_limit = self.rules.accept_limit.0 + seat.rtt.times(2);
+        job.flights.push(Flight {
+            peer: seat.id.clone(),
+            attempt,
+            ticket,
+            sent: now,
+            flushed: None,
+            accepted: false,
+            accept_limit,
+            promised: seat.promised,
+            hedge,
+        });
         let remaining = job.deadline.since(now);
-        effects.push(Effect::Forward { job: id, attempt, peer: peer.id.clone(), bound, remaining });
+        effects.push(Effect::Forward { job: id, attempt, peer: seat.id.clone(), bound, remaining });
+        self.look_at_again(id);
     }
 
     /// All placements are used up, or there is nowhere to go.
@@ -171,12 +365,13 @@ impl Node {
             0 => Outcome::Unavailable { retry_after },
             _ => Outcome::EngineFailed(EngineFault::OnOneNode),
         };
-        self.finish(id, outcome, effects);
+        self.finish(now, id, outcome, effects);
     }
 
     fn shed(&mut self, now: MonoTime, id: JobId, effects: &mut Vec<Effect>) {
+        self.tally.count(Rule::ShedHopeless);
         let retry_after = self.retry_after(now);
-        self.finish(id, Outcome::Overloaded { retry_after }, effects);
+        self.finish(now, id, Outcome::Overloaded { retry_after }, effects);
     }
 
     fn retry_after(&mut self, now: MonoTime) -> Micros {
@@ -184,22 +379,27 @@ impl Node {
         admission::retry_after(&self.rules.admission, wait, &mut self.prng)
     }
 
-    /// The job if `attempt` is its current placement: news of an earlier one is late.
-    fn current(&mut self, id: JobId, attempt: Attempt) -> Option<&mut Job> {
-        let current = |job: &Job| match &job.phase {
-            Phase::Away { attempt: current, .. } => *current == attempt,
-            Phase::Here { .. } | Phase::Waiting | Phase::Arriving => false,
-        };
-        self.jobs.get_mut(&id).filter(|job| current(job))
+    /// The flight of this placement, if it still stands: news of an earlier one is late.
+    fn flight(&mut self, id: JobId, attempt: Attempt) -> Option<&mut Flight> {
+        self.jobs.get_mut(&id)?.flights.iter_mut().find(|flight| flight.attempt == attempt)
     }
 
-    pub(super) fn on_accepted(&mut self, now: MonoTime, id: JobId, attempt: Attempt, peer: &NodeId, word: Word) {
-        self.heard(now, peer, word);
-        let Some(job) = self.current(id, attempt) else { return };
-        if let Phase::Away { accepted, .. } = &mut job.phase {
-            *accepted = true;
+    pub(super) fn on_flushed(&mut self, now: MonoTime, id: JobId, attempt: Attempt) {
+        if let Some(flight) = self.flight(id, attempt) {
+            flight.flushed.get_or_insert(now);
+            self.look_at_again(id);
         }
-        self.peers.on_settled(peer, id);
+    }
+
+    pub(super) fn on_accepted(&mut self, id: JobId, attempt: Attempt, peer: &NodeId, word: Word) {
+        let Some(flight) = self.flight(id, attempt).filter(|flight| flight.peer == *peer) else { return };
+        flight.accepted = true;
+        // Borrowed apart: the table of peers counts down what the flight holds.
+        let Some(mut ticket) = flight.ticket else { return };
+        self.peers.on_acknowledged(peer, &mut ticket, word.report.is_some());
+        if let Some(flight) = self.flight(id, attempt) {
+            flight.ticket = Some(ticket);
+        }
     }
 
     pub(super) fn on_answered(
@@ -210,17 +410,26 @@ impl Node {
         verdict: Verdict,
         effects: &mut Vec<Effect>,
     ) {
-        let Some(peer) = self.take_back(id, attempt) else { return };
-        let placed = Placed::Away(peer, attempt);
+        let Some(flight) = self.take_back(id, attempt) else { return };
+        let placed = Placed::Away(flight.peer.clone(), attempt);
         match verdict {
-            Verdict::Done => self.finish(id, Outcome::Done { placed }, effects),
-            Verdict::Rejected => self.finish(id, Outcome::Rejected { placed }, effects),
+            Verdict::Done => {
+                let took = now.since(flight.sent);
+                self.peers.on_answer(now, &flight.peer, flight.promised, took);
+                self.learn_lateness(flight.promised, took);
+                if flight.hedge {
+                    self.tally.count(Rule::HedgeWon);
+                }
+                self.finish(now, id, Outcome::Done { placed }, effects);
+            }
+            Verdict::Rejected => self.finish(now, id, Outcome::Rejected { placed }, effects),
             // The peer may allow less time than this node; only the own clock says that it is over.
-            Verdict::Expired => self.place(now, id, effects),
+            Verdict::Expired => self.place_if_nowhere(now, id, Cause::Refused, effects),
             Verdict::Failed => {
                 let job = self.jobs.get_mut(&id).expect("take_back found it");
                 job.history.engine_failures += 1;
-                self.place(now, id, effects);
+                job.history.failed_at.push(flight.peer);
+                self.place_if_nowhere(now, id, Cause::Failed, effects);
             }
         }
     }
@@ -238,7 +447,12 @@ impl Node {
         }
         let job = self.jobs.get_mut(&id).expect("take_back found it");
         job.history.busy_refused |= refusal == Refusal::Busy;
-        self.place(now, id, effects);
+        let cause = match refusal {
+            Refusal::Busy => Cause::Busy,
+            Refusal::Draining => Cause::Death,
+            Refusal::Full | Refusal::Unable => Cause::Refused,
+        };
+        self.place_if_nowhere(now, id, cause, effects);
     }
 
     pub(super) fn on_broke(
@@ -249,17 +463,31 @@ impl Node {
         signal: Signal,
         effects: &mut Vec<Effect>,
     ) {
-        self.peers.on_failed(now, &self.rules.gate, peer, signal);
-        if self.take_back(id, attempt).is_some() {
-            self.place(now, id, effects);
+        let flight = self.take_back(id, attempt);
+        // A placement that was given up says nothing about the run of the process that is there now.
+        let boot = flight.as_ref().and_then(|flight| flight.ticket).map(|ticket| ticket.boot());
+        if flight.is_some() {
+            self.tally.count(if signal == Signal::Broke { Rule::Broke } else { Rule::Silent });
+            self.failed(now, peer, boot, signal);
+            self.place_if_nowhere(now, id, Cause::Death, effects);
         }
     }
 
-    /// Takes the job back from the peer that had it. `None` when that placement is not current.
-    fn take_back(&mut self, id: JobId, attempt: Attempt) -> Option<NodeId> {
-        let job = self.current(id, attempt)?;
-        let Phase::Away { peer, .. } = std::mem::replace(&mut job.phase, Phase::Arriving) else { return None };
-        self.peers.on_settled(&peer, id);
-        Some(peer)
+    /// Places a job again unless it is still somewhere: then the other placement may answer yet.
+    pub(super) fn place_if_nowhere(&mut self, now: MonoTime, id: JobId, cause: Cause, effects: &mut Vec<Effect>) {
+        if self.jobs[&id].is_nowhere() {
+            self.place(now, id, cause, effects);
+        }
+    }
+
+    /// Takes the job back from the peer that had it. `None` when that placement does not stand any more.
+    fn take_back(&mut self, id: JobId, attempt: Attempt) -> Option<Flight> {
+        let flights = &mut self.jobs.get_mut(&id)?.flights;
+        let at = flights.iter().position(|flight| flight.attempt == attempt)?;
+        let flight = flights.swap_remove(at);
+        if let Some(ticket) = flight.ticket {
+            self.peers.on_ended(&flight.peer, ticket);
+        }
+        Some(flight)
     }
 }

@@ -8,7 +8,7 @@ use super::*;
 
 /// The checked configuration as values of the keys that made it.
 fn fields(config: &Config) -> BTreeMap<&'static str, Value> {
-    let Config { node, api, peer, gossip, model, engine, admission, routing, drain, log } = config;
+    let Config { node, api, peer, gossip, model, engine, admission, routing, probe, drain, log } = config;
     let ms = |duration: Duration| json!(u64::try_from(duration.as_millis()).unwrap());
     BTreeMap::from([
         ("node.cluster", json!(node.cluster)),
@@ -47,6 +47,8 @@ fn fields(config: &Config) -> BTreeMap<&'static str, Value> {
         ("routing.margin_ms_min", ms(routing.margin_min)),
         ("routing.margin_percent", json!(routing.margin_percent)),
         ("routing.placements_max", json!(routing.placements_max)),
+        ("probe.gpu", json!(probe.gpu)),
+        ("probe.nvml_library", json!(probe.nvml_library)),
         ("drain.settle_ms", ms(drain.settle)),
         ("drain.limit_ms", ms(drain.limit)),
         ("log.level", json!(log.level)),

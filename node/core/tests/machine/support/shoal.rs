@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use shoal_core::id::{Attempt, BatchId, BootId, JobId, NodeId, RowRef};
+use shoal_core::lifecycle::Standing;
 use shoal_core::load::Report;
 use shoal_core::node::{
     Arrival, Effect, Gauges, Input, Node, Outcome, Placed, Refusal, RowVerdict, Rules, Source, Verdict,
@@ -162,7 +163,7 @@ impl Shoal {
     fn start(&mut self, on: usize) {
         let seat = &mut self.seats[on];
         seat.boot = BootId(seat.boot.0 + 1);
-        seat.up = Some(Node::new(seat.boot, Rules::default(), self.seed ^ (on as u64)));
+        seat.up = Some(Node::new(Self::name(on), seat.boot, Rules::default(), self.seed ^ (on as u64)));
         let boot = seat.boot;
         self.step(on, Input::EngineReady { units: 1, took: ROW });
         self.at(TICK, Event::Tick { to: on, boot });
@@ -199,7 +200,7 @@ impl Shoal {
             }
             Effect::Abandon { job, attempt } => self.close((on, job, attempt)),
             Effect::Acknowledge { job, report } => self.reply(on, job, report, Reply::Accepted),
-            Effect::Finish { job, outcome, placements } => self.finish(on, job, outcome, placements),
+            Effect::Finish { job, outcome, placements, .. } => self.finish(on, job, outcome, placements),
             Effect::Publish { report } => self.seats[on].published = Some(report),
             Effect::Measure => self.step(on, Input::Measured { units: 1, took: ROW }),
             Effect::Ping { peer } => {
@@ -301,8 +302,10 @@ impl Shoal {
             id: Self::name(other),
             boot: seat.boot,
             alive: self.now.since(seat.heard) < Micros::from_ms(500),
-            accepting: true,
+            standing: Standing::Ready,
             serves: true,
+            weight: 100,
+            backup: false,
             load: seat.published,
         });
         let members = Input::Membership(members.collect());
@@ -335,7 +338,9 @@ impl Shoal {
     fn arrive(&mut self, on: usize, job: JobId, source: Source, remaining: Micros) {
         let units = Arc::clone(&self.seats[on].units[&job]);
         let deadline = self.now + remaining;
-        self.step(on, Input::Arrived(Arrival { job, source, units, bytes: 1000, deadline }));
+        let (client, session, explain) = (0, None, false);
+        let arrival = Arrival { job, source, units, bytes: 1000, deadline, client, session, explain };
+        self.step(on, Input::Arrived(arrival));
     }
 
     fn execute(&mut self, stream: Stream, to: usize, units: Arc<[u32]>, bound: Option<Micros>, remaining: Micros) {

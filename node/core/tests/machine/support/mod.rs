@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use shoal_core::cost::Cost;
 use shoal_core::id::{Attempt, BatchId, BootId, JobId, NodeId};
+use shoal_core::lifecycle::Standing;
 use shoal_core::load::Report;
 use shoal_core::node::{
     Arrival, Effect, EngineFault, Gauges, Input, Node, Outcome, Placed, Refusal, RowVerdict, Rules, Source, Verdict,
@@ -34,6 +35,14 @@ pub(crate) fn id(name: &str) -> NodeId {
 /// A moment, what happens, and what the node has to do; `Publish` is left out (see [`Stage::feed`]).
 pub(crate) type Line<'a> = (u64, Input, &'a [&'a str]);
 
+/// The default rules without what needs ticks between the lines of a script, or chance: self-suspicion, jitter, hedges,
+/// pings of peers that gossip calls dead. Tests of these turn them on.
+pub(crate) fn plain_rules() -> Rules {
+    let mut rules = Rules { pulse: None, hedge: None, ..Rules::default() };
+    (rules.peers.gate.jitter_percent, rules.peers.panic_percent) = (0, 0);
+    rules
+}
+
 /// One node and the time that it lives in.
 pub(crate) struct Stage {
     pub(crate) node: Node,
@@ -43,11 +52,11 @@ pub(crate) struct Stage {
 impl Stage {
     /// A node whose engine still loads and that knows `peers`.
     pub(crate) fn starting(peers: &[PeerFacts]) -> Self {
-        Self::with_rules(Rules::default(), peers)
+        Self::with_rules(plain_rules(), peers)
     }
 
     pub(crate) fn with_rules(rules: Rules, peers: &[PeerFacts]) -> Self {
-        let mut stage = Self { node: Node::new(BootId(1), rules, 1), now: MonoTime::START };
+        let mut stage = Self { node: Node::new(id("here"), BootId(1), rules, 1), now: MonoTime::START };
         stage.feed(0, Input::Membership(peers.to_vec()));
         stage
     }
@@ -75,19 +84,24 @@ impl Stage {
         self
     }
 
+    pub(crate) fn now(&self) -> MonoTime {
+        self.now
+    }
+
     pub(crate) fn gauges(&self) -> Gauges {
         self.node.gauges(self.now)
     }
 
     /// Nothing is held, queued or on the way.
     pub(crate) fn assert_at_rest(&self) {
-        assert_eq!(Gauges { wait: Micros::ZERO, ..self.gauges() }, Gauges::default());
+        let told = self.gauges();
+        assert_eq!(told, Gauges { wait: told.wait, hot: told.hot, load: told.load, ..Gauges::default() });
     }
 
     /// Name of the gate of `peer`.
     pub(crate) fn gate(&self, peer: &str) -> &'static str {
-        let mut peers = self.node.peers();
-        peers.find(|(known, ..)| known.as_str() == peer).map(|(_, gate, _)| gate.name()).expect("a known peer")
+        let mut peers = self.node.peers(self.now);
+        peers.find(|view| view.facts.id.as_str() == peer).map(|view| view.gate.name()).expect("a known peer")
     }
 }
 
@@ -104,7 +118,7 @@ fn words(effect: &Effect) -> Option<String> {
         }
         Effect::Abandon { job, attempt } => format!("abandon {}#{}", job.0, attempt.0),
         Effect::Acknowledge { job, report } => format!("acknowledge {}, wait {} ms", job.0, report.wait.to_ms_ceil()),
-        Effect::Finish { job, outcome, placements } => {
+        Effect::Finish { job, outcome, placements, .. } => {
             format!("finish {}: {} after {placements}", job.0, outcome_words(outcome))
         }
         Effect::Measure => "measure".to_owned(),
@@ -134,13 +148,32 @@ fn outcome_words(outcome: &Outcome) -> String {
 
 pub(crate) fn report(seq: u64, wait_ms: u64) -> Report {
     let cost = Cost { fixed: Micros::ZERO, per_unit_ns: UNIT_MS * 1_000_000 };
-    Report { boot: BootId(1), seq, wait: Micros::from_ms(wait_ms), cost, accepting: true }
+    Report {
+        boot: BootId(1),
+        seq,
+        wait: Micros::from_ms(wait_ms),
+        cost,
+        standing: Standing::Ready,
+        held: 0,
+        slots: 1,
+        busy: None,
+        memory: None,
+    }
 }
 
 /// A sound peer of this node's speed that said at the start how long one waits there.
 pub(crate) fn peer(name: &str, wait_ms: u64) -> PeerFacts {
     let load = Some(report(1, wait_ms));
-    PeerFacts { id: id(name), boot: BootId(1), alive: true, accepting: true, serves: true, load }
+    PeerFacts {
+        id: id(name),
+        boot: BootId(1),
+        alive: true,
+        standing: Standing::Ready,
+        serves: true,
+        weight: 100,
+        backup: false,
+        load,
+    }
 }
 
 pub(crate) fn ready() -> Input {
@@ -149,7 +182,16 @@ pub(crate) fn ready() -> Input {
 
 fn arrived(job: u64, source: Source, units: &[u32], deadline_ms: u64) -> Input {
     let units = Arc::from(units);
-    Input::Arrived(Arrival { job: JobId(job), source, units, bytes: 100, deadline: ms(deadline_ms) })
+    Input::Arrived(Arrival {
+        job: JobId(job),
+        source,
+        units,
+        bytes: 100,
+        deadline: ms(deadline_ms),
+        client: 0,
+        session: None,
+        explain: false,
+    })
 }
 
 /// A caller's job of one unit.
@@ -184,6 +226,10 @@ pub(crate) fn batch_failed(batch: u64) -> Input {
     Input::BatchFailed { batch: BatchId(batch) }
 }
 
+pub(crate) fn flushed(job: u64, attempt: u8) -> Input {
+    Input::Flushed { job: JobId(job), attempt: Attempt(attempt) }
+}
+
 pub(crate) fn accepted(job: u64, attempt: u8, peer: &str) -> Input {
     Input::Accepted { job: JobId(job), attempt: Attempt(attempt), peer: id(peer), word: Word::default() }
 }
@@ -202,4 +248,14 @@ pub(crate) fn broke(job: u64, attempt: u8, peer: &str) -> Input {
 
 pub(crate) fn heard(peer: &str, report: Report) -> Input {
     Input::Heard { peer: id(peer), word: Word { report: Some(report), rtt: None } }
+}
+
+/// A node with so long a queue that the next caller goes to a peer.
+pub(crate) fn hot(peers: &[PeerFacts]) -> Stage {
+    hot_until(DEADLINE_MS, peers)
+}
+
+/// The same; what waits there has this deadline.
+pub(crate) fn hot_until(deadline_ms: u64, peers: &[PeerFacts]) -> Stage {
+    Stage::ready(peers).play(&[(1, callers(99, &[1; 40], deadline_ms), &["run 1: 99.0 99.1 99.2 99.3 99.4"])])
 }

@@ -1,0 +1,140 @@
+//! A second placement for a job that is late, while the first one stands.
+//!
+//! Part of the machine in `node`.
+//! Invariants: one a job, within its budget, and none while the nodes are busy: extra work would make the others late;
+//! only for callers' jobs of which nothing has started on this node.
+//! Source: Dean and Barroso 2013, "The tail at scale".
+
+use serde::{Deserialize, Serialize};
+
+use super::explain::Reason;
+use super::job::Job;
+use super::place::How;
+use super::{Effect, HedgeRules, Node, Source};
+use crate::admission;
+use crate::id::JobId;
+use crate::route::Seat;
+use crate::share::Share;
+use crate::tally::Rule;
+use crate::time::{Micros, MonoTime};
+
+/// Least and most of the quantile of lateness, in thousandths.
+const PERMILLE_MIN: u64 = 1000;
+const PERMILLE_MAX: u64 = 100_000;
+/// Times below this are mostly noise.
+const NOISE: Micros = Micros::from_ms(2);
+
+/// A quantile of how long jobs take, measured against what was expected of each, in thousandths.
+///
+/// Each job moves it by a small step: up when the job is above it, down when below, in the ratio that balances at the
+/// quantile (stochastic approximation, Robbins and Monro 1951).
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct Lateness {
+    permille: u64,
+}
+
+impl Default for Lateness {
+    fn default() -> Self {
+        Self { permille: 3000 }
+    }
+}
+
+impl Lateness {
+    /// A job that should have taken `promised` took `took`.
+    pub(super) fn on_job(&mut self, quantile_permille: u32, promised: Micros, took: Micros) {
+        let ratio = took.get().saturating_mul(1000) / promised.get().max(NOISE.get());
+        let (step, quantile) = (self.permille / 20, u64::from(quantile_permille));
+        let moved = if self.permille < ratio {
+            self.permille + step * quantile / 1000
+        } else {
+            self.permille - step * 1000u64.saturating_sub(quantile) / 1000
+        };
+        self.permille = moved.clamp(PERMILLE_MIN, PERMILLE_MAX);
+    }
+
+    fn after(self, rules: &HedgeRules, promised: Micros) -> Micros {
+        promised.max(NOISE).permille(self.permille).max(rules.after_min)
+    }
+}
+
+impl Node {
+    /// When `job` gets a second placement, if it may.
+    pub(super) fn hedge_at(&self, job: &Job) -> Option<MonoTime> {
+        let rules = self.rules.hedge.as_ref()?;
+        if job.hedged || job.source != Source::Caller || job.here.is_some_and(|stay| stay.started) {
+            return None;
+        }
+        let (since, promised) = job.only_placement()?;
+        Some(since + self.lateness.after(rules, promised))
+    }
+
+    /// Places a late job a second time, if somebody else can be in time and the budget allows it.
+    pub(super) fn hedge(&mut self, now: MonoTime, id: JobId, effects: &mut Vec<Effect>) {
+        let Some(rules) = self.rules.hedge else { return };
+        if rules.load_max < self.load_everywhere(now) {
+            return;
+        }
+        let mut seats = Vec::new();
+        let job = &self.jobs[&id];
+        let here = job.here.is_none() && !job.history.tried_here && self.can_compute() && !self.door.draining();
+        if here {
+            seats.push(self.seat_here(now, id));
+        }
+        self.seats_away(now, id, Some(2), true, &mut seats);
+        let deadline = self.jobs[&id].deadline;
+        let in_time = |seat: &&Seat| !admission::hopeless(now, seat.completion, deadline);
+        let Some(best) = seats.iter().filter(in_time).min_by_key(|seat| seat.completion).cloned() else { return };
+        if !self.hedges.take(now, &rules.budget) {
+            return;
+        }
+        self.tally.count(Rule::Hedged);
+        let job = self.jobs.get_mut(&id).expect("only a held job is late");
+        job.hedged = true;
+        for flight in &job.flights {
+            self.peers.on_late(now, &flight.peer, flight.promised, now.since(flight.sent));
+        }
+        self.explain(now, id, &seats, &best, Reason::Hedge);
+        if best.here {
+            self.queue_here(now, id, &best, true);
+        } else {
+            self.send_away(now, id, (&best, How { bound: None, hedge: true }), effects);
+        }
+    }
+
+    /// The larger of this node's load and the mean load of the others.
+    fn load_everywhere(&mut self, now: MonoTime) -> Share {
+        let own = self.occupancy.share();
+        let others = self.peers.busy_mean().unwrap_or_else(|| {
+            let held = self.peers.holdings(now);
+            Share::of(held.jobs, held.slots.max(1))
+        });
+        own.max(others)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::prng::Prng;
+
+    #[test]
+    fn the_quantile_is_found_and_follows() {
+        let mut lateness = Lateness::default();
+        let mut prng = Prng::new(9);
+        let promised = Micros::from_ms(10);
+        for (slowest, expected) in [(4000, 3800), (40_000, 38_000), (4000, 3800)] {
+            for _ in 0..4000 {
+                lateness.on_job(950, promised, promised.permille(prng.below(slowest) as u64));
+            }
+            let (low, high) = (expected * 85 / 100, expected * 115 / 100);
+            assert!((low..high).contains(&lateness.permille), "{} is not near {expected}", lateness.permille);
+        }
+    }
+
+    #[test]
+    fn nothing_is_late_before_the_least_time() {
+        let rules = HedgeRules::default();
+        assert_eq!(Lateness::default().after(&rules, Micros::ZERO), rules.after_min);
+        assert_eq!(Lateness::default().after(&rules, Micros::from_ms(20)), Micros::from_ms(60));
+    }
+}

@@ -1,0 +1,99 @@
+//! One call that is held, and where it is.
+//!
+//! Part of the machine in `node`.
+//! Invariants: a job is at two nodes at most, and at two only when the second placement is a hedge; what the table of
+//! peers counts for a flight is given back exactly once.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::event::Source;
+use super::explain::Explanation;
+use crate::id::{Attempt, NodeId};
+use crate::peers::Ticket;
+use crate::retry::History;
+use crate::time::{Micros, MonoTime};
+
+/// One call that is held.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Job {
+    pub(super) source: Source,
+    pub(super) units: Arc<[u32]>,
+    pub(super) units_sum: u64,
+    pub(super) bytes: u64,
+    pub(super) arrived: MonoTime,
+    pub(super) deadline: MonoTime,
+    pub(super) client: u64,
+    pub(super) session: Option<u64>,
+    pub(super) history: History,
+    /// Nowhere: this node starts, and knows no peer yet that can compute.
+    pub(super) waiting: bool,
+    /// Its rows wait or run on this node.
+    pub(super) here: Option<Stay>,
+    /// It is on a peer, or on two.
+    pub(super) flights: Vec<Flight>,
+    /// It was placed a second time because it was late.
+    pub(super) hedged: bool,
+    pub(super) explanation: Option<Box<Explanation>>,
+}
+
+/// A job on this node.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct Stay {
+    pub(super) rows_done: usize,
+    /// A row of it went to the device.
+    pub(super) started: bool,
+    pub(super) since: MonoTime,
+    /// How long it should take.
+    pub(super) promised: Micros,
+    pub(super) hedge: bool,
+}
+
+/// A job on a peer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Flight {
+    pub(super) peer: NodeId,
+    pub(super) attempt: Attempt,
+    pub(super) ticket: Option<Ticket>,
+    pub(super) sent: MonoTime,
+    /// When it left this node.
+    pub(super) flushed: Option<MonoTime>,
+    pub(super) accepted: bool,
+    /// How long it may go unacknowledged, from the moment in which it left.
+    pub(super) accept_limit: Micros,
+    /// How long it should take.
+    pub(super) promised: Micros,
+    pub(super) hedge: bool,
+}
+
+impl Flight {
+    /// When the peer counts as silent; `None` once it acknowledged.
+    pub(super) fn silent_at(&self) -> Option<MonoTime> {
+        if self.accepted {
+            return None;
+        }
+        // Before it left, only a connection that cannot be made holds it up, and that has a limit of its own.
+        Some(self.flushed.map_or(self.sent + self.accept_limit.times(2), |flushed| flushed + self.accept_limit))
+    }
+}
+
+impl Job {
+    pub(super) fn is_away(&self) -> bool {
+        !self.flights.is_empty()
+    }
+
+    /// Neither here nor on a peer.
+    pub(super) fn is_nowhere(&self) -> bool {
+        self.here.is_none() && self.flights.is_empty()
+    }
+
+    /// When and for how long it was placed, if it is at one node only.
+    pub(super) fn only_placement(&self) -> Option<(MonoTime, Micros)> {
+        match (self.here, self.flights.as_slice()) {
+            (Some(stay), []) => Some((stay.since, stay.promised)),
+            (None, [flight]) => Some((flight.sent, flight.promised)),
+            _ => None,
+        }
+    }
+}
