@@ -1,4 +1,4 @@
-//! `cluster-sim`: real local shoals, drills that end with a verdict, and benchmarks.
+//! `cluster-sim`: real local shoals, drills that end with a verdict, benchmarks, and a seeded simulation.
 //!
 //! For people and for CI. Exit code 0 = all is well; 1 = a drill or a goal failed, or the run could not be made (the
 //! reason is on standard error); 2 = wrong usage; 3 = a drill proved nothing; 130 = interrupted.
@@ -6,10 +6,12 @@
 mod bench;
 mod cluster;
 mod drill;
+mod explore;
 mod http;
 mod load;
 mod options;
 mod probe;
+mod replay;
 mod report;
 #[cfg(test)]
 mod scripted;
@@ -24,7 +26,7 @@ use clap::{Parser, Subcommand};
 /// Exit code after Ctrl-C, as shells count it.
 const INTERRUPTED: u8 = 130;
 
-/// Real local shoals, drills with a verdict, and benchmarks
+/// Real local shoals, drills with a verdict, benchmarks, and a seeded simulation
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true)]
 struct Arguments {
@@ -41,6 +43,8 @@ enum Command {
     /// Measure a real shoal
     #[command(subcommand)]
     Bench(bench::Bench),
+    Explore(explore::Options),
+    Replay(replay::Options),
 }
 
 #[tokio::main]
@@ -49,6 +53,8 @@ async fn main() -> ExitCode {
         Command::Up(options) => up::run(options).await,
         Command::Drill(drill) => unless_interrupted(drill::run(drill)).await,
         Command::Bench(bench) => unless_interrupted(bench::run(bench)).await,
+        Command::Replay(options) => replay::run(&options),
+        Command::Explore(options) => unless_interrupted(explore::run(options)).await,
     };
     done.unwrap_or_else(|error| {
         report::remark(format_args!("cluster-sim: {error:#}"));
@@ -62,7 +68,7 @@ async fn unless_interrupted(run: impl Future<Output = Result<ExitCode>>) -> Resu
     tokio::select! {
         done = run => done,
         () = signals.next() => {
-            report::remark("cluster-sim: interrupted; the nodes are killed");
+            report::remark("cluster-sim: interrupted; what it started ends with it");
             Ok(ExitCode::from(INTERRUPTED))
         }
     }

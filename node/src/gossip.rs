@@ -2,6 +2,8 @@
 //! public door can starve it.
 //!
 //! For `shell`, which hears [`GossipEvent`]s and says what this node announces. Nobody else touches chitchat's lock.
+//! Its own ticks show whether it was held up: a node that did not listen should not call the others silent. Pings and
+//! acknowledgements of the peer leg are not on this thread yet; they run beside the callers' connections.
 //! Invariants: the gossip loop is supervised: when it ends it starts again with a larger generation; of several
 //! incarnations of one node id only one is a member: a live one before a dead one, then the newest; what does not parse
 //! is no member.
@@ -25,6 +27,10 @@ use crate::wire::{self, ReportFault};
 
 /// How often the members are read. Half a gossip interval by default: what gossip knows is soon known here.
 const READ_INTERVAL: Duration = Duration::from_millis(50);
+/// How often this thread looks whether it comes to its turn in time.
+const PULSE_INTERVAL: Duration = Duration::from_millis(20);
+/// Later than this it is told: a busy machine is a few milliseconds late all the time.
+const PULSE_LATE: Duration = Duration::from_millis(100);
 /// A gossip loop that ended starts again after this time.
 const RESTART_PAUSE: Duration = Duration::from_millis(200);
 /// Another process with this node's id must be seen alive for at least so long without a break, and for twice the time
@@ -87,6 +93,8 @@ pub enum GossipEvent {
     Duplicate { addr: SocketAddr, younger_is_this: bool },
     /// The gossip loop runs, or ended and will start again.
     Running(bool),
+    /// This thread came to its turn so much later than it should have. Told only when it is much.
+    Late(Duration),
 }
 
 /// Keys that nodes announce.
@@ -219,6 +227,9 @@ async fn run_once(
     let mut read = interval(READ_INTERVAL);
     // After a stop of the whole process the missed reads are worth nothing.
     read.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // Each tick is late by itself: what a stop of the process held up is told once, not for every tick that it ate.
+    let mut pulse = interval(PULSE_INTERVAL);
+    pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut known: Vec<Member> = Vec::new();
     let mut duplicate_since: Option<Instant> = None;
     let proof = DUPLICATE_PROOF_MIN.max(settings.interval.mul_f64(2.0 * settings.phi_threshold));
@@ -236,6 +247,12 @@ async fn run_once(
                 let text = value.clone();
                 handle.with_chitchat(|chitchat| chitchat.self_node_state().set(key, &text)).await;
                 announced.insert(key, value);
+            }
+            due = pulse.tick() => {
+                let late = due.elapsed();
+                if PULSE_LATE < late {
+                    tell(GossipEvent::Late(late));
+                }
             }
             _ = read.tick() => {
                 let (members, duplicate) =
@@ -385,6 +402,48 @@ mod tests {
         });
         let silent = silent.expect("a member that says little");
         assert_eq!((silent.load, silent.weight, silent.backup), (None, WEIGHT_DEFAULT, false));
+    }
+
+    /// A node on a free port of this machine.
+    fn settings(id: &str, seeds: &[SocketAddr]) -> (GossipSettings, BTreeMap<&'static str, String>) {
+        let free = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let settings = GossipSettings {
+            cluster: format!("pulse-{}", std::process::id()),
+            node_id: NodeId::new(id).unwrap(),
+            generation: 1,
+            listen: free,
+            advertise: free,
+            seeds: seeds.iter().map(SocketAddr::to_string).collect(),
+            interval: Duration::from_millis(50),
+            phi_threshold: 12.0,
+            dead_grace: Duration::from_secs(60),
+        };
+        (settings, BTreeMap::from([(key::BOOT, "1".to_owned()), (key::PEER_ADDR, free.to_string())]))
+    }
+
+    #[test]
+    fn a_thread_that_was_held_up_says_by_how_much() {
+        let held_up = Duration::from_millis(300);
+        let (first, announced) = settings("first", &[]);
+        let (told, events) = std_mpsc::channel();
+        let seed = first.listen;
+        let _first = Gossip::start(first, announced, move |event| {
+            if matches!(event, GossipEvent::Members(_)) {
+                // Whoever hears the thread holds it up: nobody ever sends here.
+                let (_nobody, never) = std_mpsc::channel::<()>();
+                let _ = never.recv_timeout(held_up);
+            }
+            let _ = told.send(event);
+        });
+        let (second, announced) = settings("second", &[seed]);
+        let _second = Gossip::start(second, announced, |_| {});
+        let limit = Duration::from_secs(20);
+        let late = std::iter::from_fn(|| events.recv_timeout(limit).ok()).find_map(|event| match event {
+            GossipEvent::Late(late) => Some(late),
+            _ => None,
+        });
+        let late = late.expect("the thread was held up, and told nobody");
+        assert!(held_up - 2 * PULSE_INTERVAL <= late, "{late:?}");
     }
 
     #[test]

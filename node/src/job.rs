@@ -19,6 +19,12 @@ pub struct Job {
     pub options: EmbedOptions,
     /// Time that the caller still gives, milliseconds.
     pub deadline_ms: u32,
+    /// Stands for the caller's address; 0 for the job of a peer.
+    pub client: u64,
+    /// Stands for the session that the caller named.
+    pub session: Option<u64>,
+    /// The caller wants to know why the job went where it went, and may.
+    pub explain: bool,
 }
 
 impl Job {
@@ -68,6 +74,14 @@ pub enum Failure {
     Engine { index: usize, message: String },
 }
 
+/// What became of a [`Job`].
+#[derive(Clone, Debug)]
+pub struct Ending {
+    pub answer: Result<Answer, Failure>,
+    /// Why it went where it went, as JSON in printable ASCII, if that was asked for.
+    pub explanation: Option<Box<str>>,
+}
+
 /// One model that can be asked for here, computed on this node or on a peer.
 #[derive(Clone, Debug)]
 pub struct ModelView {
@@ -83,24 +97,44 @@ pub struct ModelView {
     pub loaded_at_s: u64,
 }
 
-/// What one node says of itself and of its peers, for `/info`, `/health` and `/readyz?verbose`.
+/// What one node says of itself and of its peers, for `/info`, `/health`, `/readyz?verbose` and `/status`.
 #[derive(Clone, Debug)]
 pub struct NodeView {
     pub node_id: Arc<str>,
     pub cluster: Arc<str>,
+    /// Where callers reach it.
+    pub api_addr: Arc<str>,
     /// `starting`, `ready`, `draining`, `wedged` or `failed`.
     pub engine: &'static str,
     /// Why the engine cannot compute, for people; empty when it can.
     pub engine_message: String,
+    /// `open`, `settling` (callers are still taken, and asked to go), `closing` or `closed`.
+    pub door: &'static str,
     /// An answer can be given, here or through a peer.
     pub can_answer: bool,
     /// The gossip loop runs; while it is started again, what is said of the peers grows old.
     pub gossip_runs: bool,
+    /// Gossip calls so many peers dead that pings are believed instead.
+    pub doubts_gossip: bool,
+    /// How many other addresses it was told to find the others by.
+    pub seeds: usize,
     pub uptime_s: u64,
+    /// Since its engine or its door last changed, milliseconds; `None` until that was first looked at.
+    pub changed_ms: Option<u64>,
+    /// How much work it should get: 100 is normal, 0 is none.
+    pub weight: u32,
+    /// It serves only when the others cannot.
+    pub backup: bool,
+    /// Until a new job would start here, microseconds.
+    pub wait_us: u64,
+    /// How much of it is in use, percent: what the probes say, else how much of the device's time.
+    pub load_percent: u8,
     /// The model of this node; `None` until it is loaded here.
     pub model: Option<ModelView>,
     pub peers: Vec<PeerView>,
     pub jobs_held: u32,
+    /// Those of them that are at a peer.
+    pub jobs_forwarded: u32,
 }
 
 /// One peer as this node sees it.
@@ -111,6 +145,8 @@ pub struct PeerView {
     pub peer_addr: Arc<str>,
     /// Gossip hears it.
     pub alive: bool,
+    /// It answers this node directly, although gossip calls it dead.
+    pub answers_unheard: bool,
     /// `passing`, `blocking` or `probing`: whether its transport gets requests.
     pub gate: &'static str,
     /// Its model failed too often, and it is left alone for a while.
@@ -125,6 +161,17 @@ pub struct PeerView {
     pub model: Arc<str>,
     /// Its last word on how long a new job would wait, microseconds, if any.
     pub wait_us: Option<u64>,
+    /// Its last word on how much of its device is in use, percent, if any.
+    pub busy_percent: Option<u8>,
+    /// Its last word on how many jobs it holds, if any.
+    pub held: Option<u32>,
+    /// How old those words are, milliseconds.
+    pub load_age_ms: Option<u64>,
+    /// Jobs of this node that are there now.
+    pub in_flight: u32,
+    /// Since it was started, called alive or dead, changed its engine, or its gate began or ceased to pass, as this
+    /// node saw it, milliseconds; `None` until that was first looked at.
+    pub changed_ms: Option<u64>,
     pub version: Arc<str>,
 }
 
@@ -132,7 +179,7 @@ pub struct PeerView {
 ///
 /// Dropping the future of [`Door::place`] means that the caller left: the job is cancelled here and on the peer.
 pub trait Door: Clone + Send + Sync + 'static {
-    fn place(&self, job: Job) -> impl Future<Output = Result<Answer, Failure>> + Send;
+    fn place(&self, job: Job) -> impl Future<Output = Ending> + Send;
     /// This node's view of itself and its peers, cheap enough for a probe every second.
     fn view(&self) -> NodeView;
     /// [`NodeView::model`] alone, asked for by every request that names a model: override it where a view is costly.

@@ -9,6 +9,7 @@ use shoal::config::{self, Config, EXIT_CODE, Flag, Loaded};
 use shoal::healthcheck;
 use shoal::models::{self, ModelError, Progress};
 use shoal::serve::{self, RunOptions};
+use shoal::status;
 
 /// Exit code of a node that cannot answer.
 const UNHEALTHY: u8 = 3;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         }),
         Command::Config(ConfigCommand::Sample) => say(&config::sample()),
         Command::Model(command) => model(command),
+        Command::Status(args) => status::run(&status::Options { api: args.api, json: args.json, watch: args.pause() }),
         Command::Healthcheck(args) => match healthcheck::ask(args.api) {
             Ok(()) => say(&format!("{} can answer", args.api)),
             Err(reason) => complain(&format!("{}: {reason}", args.api), UNHEALTHY),

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use shoal_core::time::{Micros, MonoTime};
 
-pub use self::gpu::{DeviceRead, GpuProbe, GpuRead, NoGpu};
+pub use self::gpu::{DeviceFigures, DeviceRead, GpuProbe, GpuRead, NoGpu};
 pub use self::nvml::Nvml;
 pub use self::visible::Visible;
 use crate::clock::{Clock, micros};

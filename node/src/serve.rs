@@ -25,6 +25,7 @@ use crate::forward::{ForwardLimits, PeerClient, serve as peer_leg};
 use crate::gossip::{Gossip, GossipSettings, key};
 use crate::identity::Identity;
 use crate::listen;
+use crate::probe::{Probe, ProbeSettings};
 use crate::shell::{Phase, Shell};
 use crate::telemetry;
 use start::{Doors, EngineChoice, address_error};
@@ -126,7 +127,11 @@ async fn serve(
         ping_timeout: config.peer.ping_timeout,
         message_bytes_max: usize::try_from(config.peer.message_bytes_max).unwrap_or(usize::MAX),
     });
-    let shell = Shell::new(settings::facts(config, identity), settings::rules(config), seed, client);
+    let rules = settings::rules(config);
+    let shell = Shell::new(settings::facts(config, identity), rules.clone(), seed, client);
+    if let Some(file) = start::recording(config, effective)? {
+        shell.record(file, config.record.bytes_max, rules, seed).map_err(system)?;
+    }
     let (stop, stopped) = watch::channel(false);
     let (flush, flushed) = watch::channel(false);
 
@@ -173,6 +178,9 @@ async fn serve(
     };
     device.start(load, tell).map_err(system)?;
 
+    // Kept to the end: dropped, it stops looking.
+    let _probe = start_probe(config, &shell).map_err(system)?;
+
     banner::show(config, identity);
     spawn_leavers(&shell, options).map_err(system)?;
 
@@ -202,6 +210,7 @@ async fn serve(
     if tokio::time::timeout(FLUSH_LIMIT, out).await.is_err() {
         tracing::warn!("some answers did not get out in time");
     }
+    shell.end_recording().await;
     tracing::info!("left");
     Ok(())
 }
@@ -225,9 +234,16 @@ fn start_gossip(config: &Config, identity: &Identity, shell: &Shell) -> Result<G
         (key::ENGINE, "starting".to_owned()),
         (key::VERSION, VERSION.to_owned()),
         (key::ZONE, config.node.zone.clone()),
+        (key::WEIGHT, config.node.weight.to_string()),
+        (key::BACKUP, u8::from(config.node.backup).to_string()),
     ]);
     let hears = shell.clone();
     Gossip::start(settings, announced, move |event| hears.on_gossip(event))
+}
+
+fn start_probe(config: &Config, shell: &Shell) -> io::Result<Probe> {
+    let hears = shell.clone();
+    Probe::start(ProbeSettings::new(&config.probe), move |sample| hears.on_sample(&sample))
 }
 
 /// Everything that makes the node leave: SIGTERM, Ctrl-C, and the end of standard input if that was asked for.

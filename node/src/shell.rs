@@ -6,9 +6,13 @@
 //! Not here: any decision (`shoal-core`).
 
 mod call;
+mod changes;
 mod door;
 mod doubt;
 mod effects;
+mod explain;
+mod machine;
+mod owners;
 mod peer_door;
 mod view;
 
@@ -20,8 +24,10 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use shoal_core::id::{BatchId, BootId, JobId, NodeId, RowRef};
 use shoal_core::lifecycle::Standing;
+use shoal_core::load::DeviceLoad;
 use shoal_core::node::{Effect, Input, Node, RowVerdict, Rules};
 use shoal_core::peers::PeerFacts;
+use shoal_core::share::Share;
 use shoal_engine::{Card, CostGuess};
 use tokio::sync::watch;
 
@@ -29,9 +35,13 @@ use crate::clock::{Clock, micros, unix_ms};
 use crate::compute::{Compute, ComputeEvent};
 use crate::forward::PeerClient;
 use crate::gossip::{Gossip, GossipEvent, Member};
+use crate::sample::{GpuState, Sample};
 use crate::telemetry::{PeerState, Telemetry};
 use call::Call;
+use changes::Changes;
 use doubt::Doubts;
+use machine::Machine;
+use owners::Owners;
 
 /// How often the machine hears that time went by. The shortest limit that it watches is ten times as long.
 const TICK: Duration = Duration::from_millis(25);
@@ -47,6 +57,14 @@ pub struct Facts {
     /// Address of the public door, as others reach it.
     pub api_addr: Arc<str>,
     pub version: &'static str,
+    /// How much work this node gets; 0 = none.
+    pub weight: u32,
+    /// It serves only when the others cannot.
+    pub backup: bool,
+    /// By what it chooses nodes, by name.
+    pub policy: &'static str,
+    /// How many other addresses it was told to find the others by.
+    pub seeds: usize,
     /// Most texts of a job of a peer.
     pub inputs_max: usize,
     /// Longest deadline.
@@ -80,6 +98,7 @@ struct Inner {
     gossip: OnceLock<Gossip>,
     members: ArcSwap<Vec<Member>>,
     doubts: Doubts,
+    owners: Owners,
     loaded: ArcSwapOption<Loaded>,
     engine_message: ArcSwap<String>,
     gossip_runs: std::sync::atomic::AtomicBool,
@@ -90,11 +109,12 @@ struct Inner {
 
 #[derive(Debug)]
 struct State {
-    node: Node,
+    node: Machine,
     calls: HashMap<JobId, Call>,
     jobs: u64,
     /// The rows of each batch that the device has.
     running: BTreeMap<BatchId, Vec<RowRef>>,
+    changes: Changes,
 }
 
 /// The model of this node.
@@ -113,8 +133,9 @@ impl Shell {
     #[must_use]
     pub fn new(facts: Facts, rules: Rules, seed: u64, client: PeerClient) -> Self {
         let telemetry = Telemetry::new(facts.version, facts.node_id.as_str());
-        let node = Node::new(facts.node_id.clone(), facts.boot, rules, seed);
-        let state = State { node, calls: HashMap::new(), jobs: 0, running: BTreeMap::new() };
+        let node = Machine::new(Node::new(facts.node_id.clone(), facts.boot, rules, seed));
+        let changes = Changes::default();
+        let state = State { node, calls: HashMap::new(), jobs: 0, running: BTreeMap::new(), changes };
         Self(Arc::new(Inner {
             facts,
             clock: Clock::start(),
@@ -124,6 +145,7 @@ impl Shell {
             gossip: OnceLock::new(),
             members: ArcSwap::default(),
             doubts: Doubts::default(),
+            owners: Owners::default(),
             loaded: ArcSwapOption::empty(),
             engine_message: ArcSwap::from_pointee("the model is loading".to_owned()),
             gossip_runs: std::sync::atomic::AtomicBool::new(false),
@@ -150,8 +172,14 @@ impl Shell {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            self.drive(Input::Tick);
+            self.on_tick();
         }
+    }
+
+    fn on_tick(&self) {
+        let state = &mut *self.lock();
+        self.drive_locked(state, Input::Tick);
+        state.changes.look(self.0.clock.now(), &state.node);
     }
 
     /// The node is to leave; called twice, fast.
@@ -234,6 +262,10 @@ impl Shell {
         match event {
             GossipEvent::Members(members) => self.on_members(members),
             GossipEvent::Running(runs) => self.0.gossip_runs.store(runs, std::sync::atomic::Ordering::Relaxed),
+            GossipEvent::Late(late) => {
+                tracing::debug!(?late, "the gossip thread was held up");
+                self.drive(Input::Pulse { late: micros(late) });
+            }
             GossipEvent::Duplicate { addr, younger_is_this: true } => {
                 self.0.phase.send_replace(Phase::Duplicate { addr });
             }
@@ -241,6 +273,12 @@ impl Shell {
                 tracing::error!(%addr, "another node announces this node's id; the younger one should go");
             }
         }
+    }
+
+    /// Hears the probe.
+    pub fn on_sample(&self, sample: &Sample) {
+        self.0.telemetry.show_sample(sample);
+        self.drive(Input::Probed(device_load(sample)));
     }
 
     fn on_members(&self, mut members: Vec<Member>) {
@@ -268,25 +306,20 @@ impl Shell {
         // Read under the lock: two threads call this, and the one that read last has to be heard last.
         let state = &mut *self.lock();
         let loaded = self.0.loaded.load_full();
-        let own_name = format!("{}@", self.0.facts.model_name);
-        let serves = |member: &Member| match &loaded {
-            Some(loaded) => *member.model == *loaded.key,
-            // Until this node has the model, the name has to do: it cannot give another vector itself.
-            None => member.model.starts_with(&own_name),
-        };
         let fact = |member: &Member| PeerFacts {
             id: member.id.clone(),
             boot: member.boot,
             alive: member.alive,
             // What a later version calls itself takes no work, as far as this one can know.
             standing: Standing::named(&member.engine).unwrap_or(Standing::Starting),
-            serves: serves(member),
+            serves: self.serves(loaded.as_ref(), member),
             weight: member.weight,
             backup: member.backup,
             load: member.load.and_then(Result::ok),
         };
         let members = self.0.members.load();
         self.drive_locked(state, Input::Membership(members.iter().map(fact).collect()));
+        self.mind_owners(state);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -315,10 +348,41 @@ impl Shell {
     }
 }
 
+/// The device that computes: the GPUs, or on a node without any its share of the machine. GPUs that cannot be read are
+/// unknown, and nothing stands in for them.
+fn device_load(sample: &Sample) -> DeviceLoad {
+    let (busy, memory) = match sample.gpu.state {
+        GpuState::Absent => (sample.cpu_percent, sample.memory_percent),
+        GpuState::Unread | GpuState::Present | GpuState::Broken | GpuState::Hung => {
+            (sample.gpu.busy_percent, sample.gpu.memory_percent)
+        }
+    };
+    DeviceLoad { busy: busy.map(Share::percent), memory: memory.map(Share::percent) }
+}
+
 fn verdict(result: &Result<shoal_engine::Embedding, shoal_engine::RowError>) -> RowVerdict {
     match result {
         Ok(_) => RowVerdict::Done,
         Err(fault) if fault.is_callers_fault() => RowVerdict::Rejected,
         Err(_) => RowVerdict::Failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::GpuReading;
+
+    #[test]
+    fn a_gpu_that_cannot_be_read_is_unknown_and_the_cpu_does_not_stand_in_for_it() {
+        let loads =
+            [GpuState::Unread, GpuState::Present, GpuState::Absent, GpuState::Broken, GpuState::Hung].map(|state| {
+                let known = (state == GpuState::Present).then_some(60);
+                let gpu = GpuReading { state, busy_percent: known, memory_percent: known };
+                let sample = Sample { gpu, gpus: Vec::new(), cpu_percent: Some(7), memory_percent: Some(9) };
+                let DeviceLoad { busy, memory } = device_load(&sample);
+                (busy.map(Share::get), memory.map(Share::get))
+            });
+        assert_eq!(loads, [(None, None), (Some(60), Some(60)), (Some(7), Some(9)), (None, None), (None, None)]);
     }
 }

@@ -4,6 +4,9 @@
 //! Invariants: no label carries anything that a caller wrote; a peer's id is a label only while gossip knows the peer.
 //! Readers: `deploy/README.md` lists each metric.
 
+mod decisions;
+mod record;
+
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,7 +22,12 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use tracing_subscriber::EnvFilter;
 
+use shoal_core::node::Node;
+use shoal_core::time::MonoTime;
+
 use crate::sample::{GpuState, Sample};
+use decisions::Decisions;
+pub use record::RecordMetrics;
 
 /// Labels of `shoal_http_requests_total`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -111,12 +119,14 @@ pub struct Telemetry {
     pub batches: Counter,
     pub batch_rows: Histogram,
     pub batch_seconds: Histogram,
-    pub jobs_held: Gauge,
-    pub forwards_in_flight: Gauge,
-    pub queue_rows: Gauge,
-    pub bytes_in_flight: Gauge<i64, AtomicI64>,
-    pub wait_seconds: Gauge<f64, AtomicU64>,
+    jobs_held: Gauge,
+    forwards_in_flight: Gauge,
+    queue_rows: Gauge,
+    bytes_in_flight: Gauge<i64, AtomicI64>,
+    wait_seconds: Gauge<f64, AtomicU64>,
     pub peers: Family<PeerState, Gauge>,
+    pub record: RecordMetrics,
+    decisions: Decisions,
     gpu_state: Family<GpuStateLabel, Gauge>,
     gpu_busy_ratio: Family<DeviceLabel, Ratio>,
     gpu_memory_used: Family<DeviceLabel, Gauge>,
@@ -157,6 +167,8 @@ impl Telemetry {
             bytes_in_flight: Gauge::default(),
             wait_seconds: Gauge::default(),
             peers: Family::default(),
+            record: RecordMetrics::new(&mut registry),
+            decisions: Decisions::default(),
             gpu_state: Family::default(),
             gpu_busy_ratio: Family::default(),
             gpu_memory_used: Family::default(),
@@ -201,6 +213,7 @@ impl Telemetry {
             told.wait_seconds.clone(),
         );
         registry.register("peers", "Other nodes that gossip knows", told.peers.clone());
+        told.decisions.register(&mut registry);
         registry.register("gpu_state", "1 for the state that the GPUs are in", told.gpu_state.clone());
         registry.register("gpu_busy_ratio", "Share of the last second in which it ran", told.gpu_busy_ratio.clone());
         registry.register_with_unit("gpu_memory_used", "In use", Unit::Bytes, told.gpu_memory_used.clone());
@@ -232,6 +245,17 @@ impl Telemetry {
             }
             self.offers.remove(&PeerLabel { peer });
         }
+    }
+
+    /// Shows what the machine holds and thinks at `now`. Whoever calls holds the machine.
+    pub fn show_node(&self, node: &Node, now: MonoTime) {
+        let gauges = node.gauges(now);
+        self.jobs_held.set(gauges.jobs.into());
+        self.forwards_in_flight.set(gauges.forwards.into());
+        self.queue_rows.set(i64::try_from(gauges.queue_rows).unwrap_or(i64::MAX));
+        self.bytes_in_flight.set(i64::try_from(gauges.bytes).unwrap_or(i64::MAX));
+        self.wait_seconds.set(gauges.wait.get() as f64 / 1e6);
+        self.decisions.show(node, now);
     }
 
     /// Shows a sample. What is unknown has no series, so that nobody takes it for 0.

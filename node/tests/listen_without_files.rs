@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use shoal::job::{Answer, Door, Failure, Job, NodeView};
+use shoal::job::{Door, Ending, Failure, Job, NodeView};
 use shoal::listen::{Limits, serve};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -23,22 +23,32 @@ const LIMIT: Duration = Duration::from_secs(20);
 struct Nobody;
 
 impl Door for Nobody {
-    async fn place(&self, _: Job) -> Result<Answer, Failure> {
-        Err(Failure::Expired)
+    async fn place(&self, _: Job) -> Ending {
+        Ending { answer: Err(Failure::Expired), explanation: None }
     }
 
     fn view(&self) -> NodeView {
         NodeView {
             node_id: "node-a".into(),
             cluster: "test".into(),
+            api_addr: "127.0.0.1:1".into(),
             engine: "ready",
             engine_message: String::new(),
+            door: "open",
             can_answer: true,
             gossip_runs: true,
+            doubts_gossip: false,
+            seeds: 0,
             uptime_s: 0,
+            changed_ms: None,
+            weight: 100,
+            backup: false,
+            wait_us: 0,
+            load_percent: 0,
             model: None,
             peers: Vec::new(),
             jobs_held: 0,
+            jobs_forwarded: 0,
         }
     }
 

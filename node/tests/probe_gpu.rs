@@ -15,7 +15,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use shoal::config::GpuMode;
-use shoal::probe::{DeviceRead, GpuProbe as _, GpuRead, Nvml, Probe, ProbeSettings, Visible};
+use shoal::probe::{DeviceFigures, DeviceRead, GpuProbe as _, GpuRead, Nvml, Probe, ProbeSettings, Visible};
 use shoal::sample::{DeviceMemory, GpuState, LoadPercent, Sample};
 use shoal_core::time::{Micros, MonoTime};
 use tempfile::TempDir;
@@ -157,7 +157,7 @@ fn gpu_threads() -> usize {
 }
 
 fn device(name: &str, busy: impl Into<Option<u8>>, memory: Option<DeviceMemory>) -> DeviceRead {
-    DeviceRead { name: name.into(), busy_percent: busy.into(), memory, fault: None }
+    DeviceRead { name: name.into(), figures: Ok(DeviceFigures { busy_percent: busy.into(), memory }) }
 }
 
 #[test]
@@ -249,14 +249,14 @@ fn the_visible_gpus_are_found_by_bus_and_by_uuid() {
     fake.say(&format!("{TWO}slice MIG-cccc 7 10\n"));
     let slice = device("MIG-cccc", None, DeviceMemory::new(7, 10));
     assert_eq!(read("MIG-cccc"), GpuRead::Present(vec![slice]));
-    assert!(matches!(&read("MIG-none"), GpuRead::Present(all) if all[0].fault.is_some()));
+    assert!(matches!(&read("MIG-none"), GpuRead::Present(all) if all[0].figures.is_err()));
 
     // A GPU that is another's does not count; one that does not say who it is cannot be told from those that are named.
     fake.say(&format!("{TWO}fault nvmlDeviceGetHandleByIndex_v2 GPU-bbbb 4\n"));
     assert_eq!(fake.read(Visible::default()), GpuRead::Present(vec![a.clone()]));
     fake.say(&format!("{TWO}fault nvmlDeviceGetUUID GPU-bbbb 15\n"));
     assert!(matches!(&fake.read(Visible::default()), GpuRead::Present(all)
-        if all[0] == a && &*all[1].name == "index 1" && all[1].fault.is_some()));
+        if all[0] == a && &*all[1].name == "index 1" && all[1].figures.is_err()));
     assert_eq!(read("GPU-aaaa"), GpuRead::Present(vec![a]));
     assert!(matches!(read("0"), GpuRead::Broken { why } if why.contains("do not answer")));
 

@@ -177,6 +177,16 @@ impl Node {
         self.metrics().sum(name, labels)
     }
 
+    /// How often a rule of placement or failure decided something: see `shoal_decisions_total`.
+    ///
+    /// # Panics
+    /// There is no answer.
+    #[must_use]
+    #[track_caller]
+    pub fn decided(&self, rule: &str) -> f64 {
+        self.metric("shoal_decisions_total", &[("rule", rule)])
+    }
+
     // Waiting for it.
 
     /// Waits until its own engine is ready.
@@ -259,6 +269,24 @@ impl Node {
     #[track_caller]
     pub fn terminate(&mut self) {
         self.signal(Signal::TERM);
+    }
+
+    /// SIGSTOP: it stands still until [`Node::thaw`].
+    ///
+    /// # Panics
+    /// It has ended already.
+    #[track_caller]
+    pub fn freeze(&mut self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// SIGCONT.
+    ///
+    /// # Panics
+    /// It has ended already.
+    #[track_caller]
+    pub fn thaw(&mut self) {
+        self.signal(Signal::CONT);
     }
 
     #[track_caller]

@@ -17,7 +17,11 @@ mod leaving;
 mod limits;
 mod membership;
 mod model;
+mod policies;
+mod recording;
+mod rules;
 mod start;
+mod status;
 
 use serde_json::Value;
 

@@ -54,6 +54,33 @@ fn a_configuration_that_is_wrong_ends_with_one_line_and_code_78() {
         ("", &["--api-listen", "localhost"], &[], &["api.listen", "--api-listen"]),
         ("", &["--seed", "nowhere.invalid:8090"], &[], &["gossip.seeds", "--seed", "nowhere.invalid:8090", "resolve"]),
         ("", &["--peer-listen", "8.8.8.8:8090"], &[], &["peer.listen", "--peer-listen"]),
+        ("", &["--policy", "roundrobin"], &[], &["routing.policy", "--policy", "did you mean `round_robin`"]),
+        ("[node]\nweight = 0\n", &[], &[], &["node.weight", "shoal.toml:2", "gossip.seeds", "--seed"]),
+        (
+            "[node]\nweight = 0\nbackup = true\n",
+            &["--seed", "127.0.0.1:1"],
+            &[],
+            &["node.backup", "shoal.toml:3", "node.weight"],
+        ),
+        ("[node]\nweight = -1\n", &[], &[], &["node.weight", "shoal.toml:2", "out of range"]),
+        (
+            "[routing]\nhot_enter_percent = 60\nhot_leave_percent = 70\n",
+            &[],
+            &[],
+            &["routing.hot_leave_percent", "shoal.toml:3", "routing.hot_enter_percent = 60"],
+        ),
+        (
+            "[admission]\ndeadline_ms_default = 200\n",
+            &[],
+            &[],
+            &["admission.deadline_ms_default", "shoal.toml:2", "peer.ping_timeout_ms"],
+        ),
+        (
+            "[breaker]\nsleep_window_ms_max = 200\n",
+            &[],
+            &[],
+            &["breaker.sleep_window_ms_max", "shoal.toml:2", "breaker.sleep_window_ms = 5000"],
+        ),
     ];
     for (text, flags, variables, words) in cases {
         fs::write(&file, text).expect("the directory is new");

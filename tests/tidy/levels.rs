@@ -56,16 +56,23 @@ const CORE: Map = Map {
         Level { siblings: Siblings::Apart, modules: &["load", "batch"] },
         Level { siblings: Siblings::Apart, modules: &["peers", "queue"] },
         Level { siblings: Siblings::Apart, modules: &["node"] },
+        Level { siblings: Siblings::Apart, modules: &["record"] },
     ],
 };
 
 const NODE: Map = Map {
     sources: "node/src",
     levels: &[
-        Level { siblings: Siblings::Free, modules: &["clock", "config", "identity", "job", "sample", "telemetry", "wire"] },
-        Level { siblings: Siblings::Apart, modules: &["listen", "forward", "gossip", "compute", "models", "probe"] },
+        Level {
+            siblings: Siblings::Free,
+            modules: &["clock", "config", "identity", "job", "ring", "sample", "telemetry", "wire"],
+        },
+        Level {
+            siblings: Siblings::Apart,
+            modules: &["listen", "forward", "gossip", "compute", "models", "probe", "record"],
+        },
         Level { siblings: Siblings::Apart, modules: &["shell"] },
-        Level { siblings: Siblings::Apart, modules: &["serve", "healthcheck"] },
+        Level { siblings: Siblings::Apart, modules: &["serve", "healthcheck", "status"] },
         Level { siblings: Siblings::Apart, modules: &["cli"] },
     ],
 };

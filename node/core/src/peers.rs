@@ -27,6 +27,8 @@ const RTT_UNKNOWN: Micros = Micros::from_ms(1);
 const DOUBT_PING_EVERY: Micros = Micros::from_ms(1000);
 /// So long a direct word proves that such a peer lives.
 const DOUBT_TRUST: Micros = Micros::from_ms(3000);
+/// A stretch below this, in thousandths of what is usual, is noise.
+const STRETCH_NOISE: u64 = 1500;
 /// Part of its share, in percent, that a node gets which has just started.
 const SLOW_START_FROM: u64 = 10;
 
@@ -301,7 +303,8 @@ impl Peer {
             // What is usual says how good estimates are at all; only what is beyond that is the peer's.
             let usual = question.stretch_here.max(1000);
             let beyond = self.stretch.permille(now).saturating_mul(1000) / usual;
-            completion = completion.permille(beyond.max(1000));
+            // Unlike requests alone stretch some answers and not others.
+            completion = completion.permille(if beyond < STRETCH_NOISE { 1000 } else { beyond });
         }
         if rules.count_errors {
             // An error costs the way there and then the whole completion here; twice that, so that a peer which fails
@@ -1019,7 +1022,7 @@ mod tests {
     #[test]
     fn a_peer_whose_answers_come_late_is_believed_less_than_one_that_keeps_its_word() {
         let mut stage = Stage::new(vec![facts("a", 1), facts("b", 1)]);
-        for _ in 0..30 {
+        for _ in 0..80 {
             stage.peers.on_answer(stage.now, &id("a"), Micros::from_ms(10), Micros::from_ms(40));
             stage.peers.on_answer(stage.now, &id("b"), Micros::from_ms(10), Micros::from_ms(5));
         }

@@ -14,7 +14,7 @@ use crate::time::{Micros, MonoTime};
 const STRETCH_MIN: u64 = 250;
 const STRETCH_MAX: u64 = 16_000;
 /// Weight of the newest answer: one in so many.
-const NEWEST_ONE_IN: u64 = 5;
+const NEWEST_ONE_IN: u64 = 20;
 /// Evidence fades over this time.
 const FADE: Micros = Micros::from_ms(10_000);
 /// Times below this are mostly noise.
@@ -73,10 +73,10 @@ mod tests {
 
     #[test]
     fn a_few_late_answers_show_and_one_does_not_decide() {
-        assert_eq!(after(&[(0, 10, 40)]).permille(ms(0)), 1600);
-        assert!(3900 < after(&[(0, 10, 40); 30]).permille(ms(0)));
+        assert_eq!(after(&[(0, 10, 40)]).permille(ms(0)), 1150);
+        assert!(3900 < after(&[(0, 10, 40); 80]).permille(ms(0)));
         assert_eq!(after(&[(0, 10, 10); 5]).permille(ms(0)), 1000);
-        assert!(after(&[(0, 10, 1); 9]).permille(ms(0)) < 400);
+        assert!(after(&[(0, 10, 1); 60]).permille(ms(0)) < 400);
     }
 
     #[test]
@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn a_peer_that_is_not_asked_is_forgiven_within_ten_seconds() {
-        let stretch = after(&[(0, 10, 40); 60]);
+        let stretch = after(&[(0, 10, 40); 120]);
         let (at_once, half, all) = (stretch.permille(ms(0)), stretch.permille(ms(5000)), stretch.permille(ms(10_000)));
         assert_eq!(all, 1000);
         assert_eq!(half - 1000, (at_once - 1000) / 2);

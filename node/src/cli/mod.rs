@@ -11,6 +11,7 @@ mod serve;
 mod tests;
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -36,6 +37,9 @@ pub enum Command {
     /// Fetch, list or look into models
     #[command(subcommand)]
     Model(ModelCommand),
+    /// Show every node of the shoal, asked for at any one; exit code 0 = all is well, 3 = something is not
+    #[command(after_help = STATUS_WORDS)]
+    Status(StatusArgs),
     /// Ask a running node whether it can answer; exit code 0 = yes, 3 = no
     Healthcheck(HealthcheckArgs),
 }
@@ -84,10 +88,32 @@ pub struct ModelListArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Public address of any node, as in its `api.listen`
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8080")]
+    pub api: SocketAddr,
+    /// As JSON, for programs: one object a line
+    #[arg(long)]
+    pub json: bool,
+    /// Ask again after so many seconds, 2 unless told, and show what changed
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2",
+        value_parser = clap::value_parser!(u16).range(1..=3600))]
+    pub watch: Option<u16>,
+}
+
+#[derive(Debug, Args)]
 pub struct HealthcheckArgs {
     /// Public address of the node, as in its `api.listen`
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8080")]
     pub api: SocketAddr,
+}
+
+impl StatusArgs {
+    /// Between two looks; `None` = one look.
+    #[must_use]
+    pub fn pause(&self) -> Option<Duration> {
+        self.watch.map(|seconds| Duration::from_secs(seconds.into()))
+    }
 }
 
 impl ModelArgs {
@@ -127,3 +153,23 @@ As a file says:
   shoal serve --config /etc/shoal/shoal.toml
 
 Exit codes: 0 after a drain, 2 wrong usage, 78 wrong configuration, 1 other failures.";
+
+const STATUS_WORDS: &str = "\
+Asks that node and then, for at most a second each, every peer that it names.
+  *  the asked node       !  something about this node is not well
+  STATE    starting, ready, draining, wedged, failed; dead, or left if it had
+           announced that
+  DOOR     what its callers meet: open; shut (503); leaving; refused; silent (no
+           answer in time); stranger (another answers there); old (a version
+           that cannot tell)
+  WAIT     until a new job would start there
+  BUSY     how much of it is in use
+  HELD     jobs queued, running or forwarded there
+  SENT     those jobs of the asked node that are there
+  GATE     whether the asked node gives it work: passing; blocking; probing (a
+           ping is out); paused (its model failed too often)
+  CHANGED  since when it is so, as the asked node saw it
+  WEIGHT   100 is normal, 0 gets no work; backup serves when nobody else can
+
+Exit codes: 0 all is well, 1 the asked node does not answer, 2 wrong usage, 3 a
+node is dead, wedged, failed or unreachable, or the nodes disagree.";

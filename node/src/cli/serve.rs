@@ -39,6 +39,14 @@ pub struct ServeArgs {
     #[arg(long, value_name = "N", help = help("engine.threads"), help_heading = "Model")]
     pub threads: Option<String>,
 
+    #[arg(long, value_name = "POLICY", help = help("routing.policy"), help_heading = "Routing")]
+    pub policy: Option<String>,
+
+    #[arg(long, value_name = "FILE", help = help("record.file"), help_heading = "Recording")]
+    pub record: Option<String>,
+    #[arg(long, value_name = "BYTES", help = help("record.bytes_max"), help_heading = "Recording")]
+    pub record_bytes_max: Option<String>,
+
     #[arg(long, value_name = "LEVEL", help = help("log.level"), help_heading = "Log")]
     pub log_level: Option<String>,
     #[arg(long, value_name = "FORMAT", help = help("log.format"), help_heading = "Log")]
@@ -63,6 +71,9 @@ impl ServeArgs {
             ("model.name", "--model", &self.model),
             ("engine.spec", "--engine", &self.engine),
             ("engine.threads", "--threads", &self.threads),
+            ("routing.policy", "--policy", &self.policy),
+            ("record.file", "--record", &self.record),
+            ("record.bytes_max", "--record-bytes-max", &self.record_bytes_max),
             ("log.level", "--log-level", &self.log_level),
             ("log.format", "--log-format", &self.log_format),
         ];

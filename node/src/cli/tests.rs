@@ -20,7 +20,7 @@ fn serve(line: &str) -> ServeArgs {
 }
 
 const EVERY_FLAG: &str = "--cluster c --node-id i --data-dir d --api-listen a --peer-listen p --advertise v --seed s \
-     --seed t --model m --engine e --threads 4 --log-level l --log-format f";
+     --seed t --model m --engine e --threads 4 --policy y --record r --record-bytes-max n --log-level l --log-format f";
 
 #[test]
 fn the_definitions_are_sound() {
@@ -48,7 +48,7 @@ fn values_reach_their_keys() {
     let flags = serve(&format!("shoal serve {EVERY_FLAG}")).flags();
     let values: Vec<_> = flags.iter().map(|flag| format!("{}={}", flag.key, flag.value)).collect();
     let expected = "node.cluster=c node.id=i node.data_dir=d api.listen=a peer.listen=p peer.advertise=v model.name=m \
-         engine.spec=e engine.threads=4 log.level=l log.format=f gossip.seeds=s gossip.seeds=t";
+         engine.spec=e engine.threads=4 routing.policy=y record.file=r record.bytes_max=n log.level=l log.format=f gossip.seeds=s gossip.seeds=t";
     assert_eq!(values.join(" "), expected);
     let silent = serve("shoal serve --config x.toml --exit-with-stdin");
     assert_eq!(silent.flags(), []);
@@ -111,6 +111,10 @@ fn wrong_usage_exits_with_2_and_help_with_0() {
         "shoal model",
         "shoal model list minilm",
         "shoal healthcheck --api localhost",
+        "shoal status --api localhost",
+        "shoal status --watch 0",
+        "shoal status --watch 3601",
+        "shoal status --watch --json now",
     ];
     for line in wrong {
         assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
@@ -122,10 +126,33 @@ fn wrong_usage_exits_with_2_and_help_with_0() {
 }
 
 #[test]
-fn healthcheck_asks_the_default_door() {
+fn healthcheck_and_status_ask_the_default_door() {
     let Command::Healthcheck(args) = parse("shoal healthcheck").unwrap().command else {
         panic!("this is `healthcheck`");
     };
     let listen = config::key("api.listen").unwrap().default_value();
     assert_eq!(Some(args.api.to_string().as_str()), listen.as_str());
+    assert_eq!(status("shoal status").api, args.api);
+}
+
+#[track_caller]
+fn status(line: &str) -> StatusArgs {
+    match parse(line).unwrap().command {
+        Command::Status(args) => args,
+        other => panic!("{line} is {other:?}"),
+    }
+}
+
+#[test]
+fn status_is_one_look_unless_it_watches() {
+    for (line, pause_s, json) in [
+        ("shoal status", None, false),
+        ("shoal status --json", None, true),
+        ("shoal status --watch", Some(2), false),
+        ("shoal status --watch --json", Some(2), true),
+        ("shoal status --watch 7 --api 10.0.0.1:8080", Some(7), false),
+    ] {
+        let args = status(line);
+        assert_eq!((args.pause(), args.json), (pause_s.map(Duration::from_secs), json), "{line}");
+    }
 }

@@ -9,6 +9,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use shoal_core::route::Policy;
+
 use super::defaults::Filled;
 use super::keys::{GpuMode, LogFormat, RawConfig};
 
@@ -23,8 +25,13 @@ pub struct Config {
     pub engine: EngineConfig,
     pub admission: AdmissionConfig,
     pub routing: RoutingConfig,
+    pub breaker: BreakerConfig,
+    pub retry: RetryConfig,
+    pub hedge: HedgeConfig,
+    pub pulse: PulseConfig,
     pub probe: ProbeConfig,
     pub drain: DrainConfig,
+    pub record: RecordConfig,
     pub log: LogConfig,
 }
 
@@ -37,6 +44,9 @@ pub struct NodeConfig {
     pub data_dir: PathBuf,
     /// Empty = not told.
     pub zone: String,
+    /// 0 only with seeds, and not with `backup`.
+    pub weight: u32,
+    pub backup: bool,
 }
 
 /// The public door. See [`super::RawApi`].
@@ -49,6 +59,7 @@ pub struct ApiConfig {
     pub connections_max: u32,
     pub header_timeout: Duration,
     pub body_idle_timeout: Duration,
+    pub explain: bool,
 }
 
 /// The door for peers. See [`super::RawPeer`].
@@ -107,12 +118,58 @@ pub struct AdmissionConfig {
     pub deadline_max: Duration,
 }
 
-/// When a peer is better. See [`super::RawRouting`].
+/// Which node gets a call. See [`super::RawRouting`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct RoutingConfig {
+    pub policy: Policy,
     pub margin_min: Duration,
     pub margin_percent: u32,
     pub placements_max: u32,
+    /// 100 = never hot.
+    pub hot_enter_percent: u32,
+    /// Below `hot_enter_percent`.
+    pub hot_leave_percent: u32,
+    pub hot_dwell: Duration,
+    /// Above 100.
+    pub session_bound_percent: u32,
+    /// Zero = none.
+    pub slow_start: Duration,
+    /// 0 = never.
+    pub panic_percent: u32,
+}
+
+/// When a peer whose model fails is left alone. See [`super::RawBreaker`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct BreakerConfig {
+    pub request_volume: u32,
+    /// 0 = never.
+    pub error_percent: u32,
+    /// At most `sleep_window_max`.
+    pub sleep_window: Duration,
+    pub sleep_window_max: Duration,
+}
+
+/// Extra work by placing again. See [`super::RawRetry`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct RetryConfig {
+    pub budget_percent: u32,
+    pub budget_per_second: u32,
+}
+
+/// Second placements of late calls. See [`super::RawHedge`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct HedgeConfig {
+    /// 0 = none.
+    pub percent: u32,
+    pub after_min: Duration,
+    pub load_percent_max: u32,
+}
+
+/// When a node suspects itself. See [`super::RawPulse`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct PulseConfig {
+    pub late_max: Duration,
+    pub doubt: Duration,
 }
 
 /// How the load of the devices is measured. See [`super::RawProbe`].
@@ -131,6 +188,14 @@ pub struct DrainConfig {
     pub limit: Duration,
 }
 
+/// What is recorded. See [`super::RawRecord`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct RecordConfig {
+    /// `None`: nothing is recorded.
+    pub file: Option<PathBuf>,
+    pub bytes_max: u64,
+}
+
 /// What is logged. See [`super::RawLog`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct LogConfig {
@@ -142,9 +207,33 @@ pub struct LogConfig {
 impl Config {
     /// Only for values that passed their rules and relations.
     pub(super) fn of_sound(raw: RawConfig, filled: Filled) -> Self {
-        let RawConfig { node, api, peer, gossip, model, engine, admission, routing, probe, drain, log } = raw;
+        let RawConfig {
+            node,
+            api,
+            peer,
+            gossip,
+            model,
+            engine,
+            admission,
+            routing,
+            breaker,
+            retry,
+            hedge,
+            pulse,
+            probe,
+            drain,
+            record,
+            log,
+        } = raw;
         Self {
-            node: NodeConfig { cluster: node.cluster, id: node.id, data_dir: filled.data_dir, zone: node.zone },
+            node: NodeConfig {
+                cluster: node.cluster,
+                id: node.id,
+                data_dir: filled.data_dir,
+                zone: node.zone,
+                weight: node.weight,
+                backup: node.backup,
+            },
             api: ApiConfig {
                 listen: api.listen,
                 advertise: filled.api_advertise,
@@ -153,6 +242,7 @@ impl Config {
                 connections_max: api.connections_max,
                 header_timeout: ms(api.header_timeout_ms),
                 body_idle_timeout: ms(api.body_idle_timeout_ms),
+                explain: api.explain,
             },
             peer: PeerConfig {
                 listen: peer.listen,
@@ -184,12 +274,33 @@ impl Config {
                 deadline_max: ms(admission.deadline_ms_max),
             },
             routing: RoutingConfig {
+                policy: routing.policy,
                 margin_min: ms(routing.margin_ms_min),
                 margin_percent: routing.margin_percent,
                 placements_max: routing.placements_max,
+                hot_enter_percent: routing.hot_enter_percent,
+                hot_leave_percent: routing.hot_leave_percent,
+                hot_dwell: ms(routing.hot_dwell_ms),
+                session_bound_percent: routing.session_bound_percent,
+                slow_start: ms(routing.slow_start_ms),
+                panic_percent: routing.panic_percent,
             },
+            breaker: BreakerConfig {
+                request_volume: breaker.request_volume,
+                error_percent: breaker.error_percent,
+                sleep_window: ms(breaker.sleep_window_ms),
+                sleep_window_max: ms(breaker.sleep_window_ms_max),
+            },
+            retry: RetryConfig { budget_percent: retry.budget_percent, budget_per_second: retry.budget_per_second },
+            hedge: HedgeConfig {
+                percent: hedge.percent,
+                after_min: ms(hedge.after_ms_min),
+                load_percent_max: hedge.load_percent_max,
+            },
+            pulse: PulseConfig { late_max: ms(pulse.late_ms_max), doubt: ms(pulse.doubt_ms) },
             probe: ProbeConfig { gpu: probe.gpu, nvml_library: probe.nvml_library },
             drain: DrainConfig { settle: ms(drain.settle_ms), limit: ms(drain.limit_ms) },
+            record: RecordConfig { file: record.file, bytes_max: record.bytes_max },
             log: LogConfig { level: log.level, format: log.format },
         }
     }

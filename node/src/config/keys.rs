@@ -12,6 +12,7 @@ use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use shoal_core::route::{Policy, WEIGHT_DEFAULT, WEIGHT_MAX};
 
 use super::rule::Rule;
 
@@ -131,6 +132,10 @@ pub enum LogFormat {
     Json,
 }
 
+/// The policies that a node may be run with. `threshold` is only there to be compared with.
+pub(super) const POLICIES: &[&str] =
+    &["adaptive", "local", "round_robin", "weighted", "dynamic_weight", "least_conn", "least_load", "ip_hash"];
+
 /// Whether GPUs are looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -161,6 +166,11 @@ sections! {
         data_dir: Option<PathBuf> = None, Rule::Path { example: "/var/lib/shoal" };
         /// Rack, room or availability zone. Gossiped to the peers; nothing uses it yet. Empty = not told.
         zone: String = String::new(), Rule::Label { length_min: 0 };
+        /// How much work this node gets beside the others; 100 is normal. 0 = it computes nothing, not even for its own
+        /// callers, and hands everything on; it then needs a seed.
+        weight: u32 = WEIGHT_DEFAULT, Rule::Whole { min: 0, max: WEIGHT_MAX as u64 };
+        /// A backup computes only while no other node can. Its own callers are served through the others.
+        backup: bool = false, Rule::Switch;
     }
 
     /// The public door: HTTP for callers.
@@ -181,6 +191,9 @@ sections! {
         header_timeout_ms: u32 = 10_000, Rule::Whole { min: 100, max: 600_000 };
         /// Longest pause between two pieces of a body; then the request is answered 408.
         body_idle_timeout_ms: u32 = 10_000, Rule::Whole { min: 100, max: 600_000 };
+        /// Whether a call with the header `x-shoal-explain: 1` is told, in a header of its answer, which nodes could
+        /// have had it and why it went where it went. That shows names and loads of nodes to whoever asks.
+        explain: bool = false, Rule::Switch;
     }
 
     /// The door for peers. Its traffic is not encrypted yet, so it may use loopback and private ranges only.
@@ -251,14 +264,75 @@ sections! {
         deadline_ms_max: u32 = 300_000, Rule::Whole { min: 1, max: HOUR_MS };
     }
 
-    /// When a peer is better than this node.
+    /// Which node gets a call.
     routing: RawRouting {
+        /// How a node is chosen. `adaptive`: whoever is done first, of this node and two random peers. The others are
+        /// what load balancers do, for comparison and for taste: `local` (this node), `round_robin` (in turn),
+        /// `weighted` (in turn, as `node.weight` says), `dynamic_weight` (by chance, less where load is high),
+        /// `least_conn` (fewest jobs of this node), `least_load` (least load by its own word), `ip_hash` (always the
+        /// same for one caller). They choose among all nodes that are ready, this one too.
+        policy: Policy = Policy::Adaptive, Rule::OneOf(POLICIES);
         /// A peer must finish sooner by at least this much, or the job stays here.
         margin_ms_min: u32 = 2, Rule::Whole { min: 0, max: 10_000 };
         /// A peer must finish sooner by at least this part of the own time, or the job stays here.
         margin_percent: u32 = 10, Rule::Whole { min: 0, max: 1000 };
         /// Most nodes that one job is given to, one after the other, while nodes refuse it or die.
         placements_max: u32 = 3, Rule::Whole { min: 1, max: 8 };
+        /// A node with more than this part of its device or memory in use is hot: a peer need no longer be sooner by
+        /// `margin_percent` to get work. 100 = never.
+        hot_enter_percent: u32 = 75, Rule::Whole { min: 1, max: 100 };
+        /// Below this part it is cool again. Less than `hot_enter_percent`.
+        hot_leave_percent: u32 = 65, Rule::Whole { min: 0, max: 99 };
+        /// Hot or cool holds at least so long, and up to half as long again by chance.
+        hot_dwell_ms: u32 = 500, Rule::Whole { min: 0, max: 60_000 };
+        /// The owner of a session (`x-session-id`) is passed over while it holds more than this part of the mean of all
+        /// nodes.
+        session_bound_percent: u32 = 125, Rule::Whole { min: 101, max: 10_000 };
+        /// A peer whose process has just started gets less than its share for so long. 0 = its share at once.
+        slow_start_ms: u32 = 3000, Rule::Whole { min: 0, max: 600_000 };
+        /// When gossip calls more than this part of the peers dead, gossip itself is in doubt, and peers that answer
+        /// pings get work all the same. 0 = gossip is always believed.
+        panic_percent: u32 = 50, Rule::Whole { min: 0, max: 100 };
+    }
+
+    /// When a peer whose model fails is left alone. Only errors count of which the peer is guilty: the same call worked
+    /// elsewhere.
+    breaker: RawBreaker {
+        /// Fewer answers of a peer within ten seconds say nothing.
+        request_volume: u32 = 20, Rule::Whole { min: 1, max: 1_000_000 };
+        /// This part of errors among them pauses the peer. 0 = errors pause nobody.
+        error_percent: u32 = 50, Rule::Whole { min: 0, max: 100 };
+        /// The first pause; each further one in a row is twice as long. At most `sleep_window_ms_max`.
+        sleep_window_ms: u32 = 5000, Rule::Whole { min: 100, max: HOUR_MS };
+        /// The longest pause.
+        sleep_window_ms_max: u32 = 30_000, Rule::Whole { min: 100, max: HOUR_MS };
+    }
+
+    /// How much extra work a node may cause by giving calls to a second node. What a peer's death causes is not
+    /// charged.
+    retry: RawRetry {
+        /// Part of the calls that may be given to another node after a first one refused or failed.
+        budget_percent: u32 = 20, Rule::Whole { min: 0, max: 100 };
+        /// So many a second may beside.
+        budget_per_second: u32 = 10, Rule::Whole { min: 0, max: 100 };
+    }
+
+    /// When a late call is given to a second node while the first one still has it. The first answer wins.
+    hedge: RawHedge {
+        /// Part of the calls that may be. 0 = none.
+        percent: u32 = 2, Rule::Whole { min: 0, max: 10 };
+        /// None before it took so long.
+        after_ms_min: u32 = 10, Rule::Whole { min: 1, max: 60_000 };
+        /// None while more than this part of the devices is in use: extra work would make the others late.
+        load_percent_max: u32 = 70, Rule::Whole { min: 0, max: 100 };
+    }
+
+    /// When a node suspects that not its peers are silent but that it did not listen: it stood still.
+    pulse: RawPulse {
+        /// It stood still when its own ticks come later than this.
+        late_ms_max: u32 = 200, Rule::Whole { min: 100, max: 60_000 };
+        /// For so long after that it calls nobody dead or silent. 0 = it does at once.
+        doubt_ms: u32 = 500, Rule::Whole { min: 0, max: 60_000 };
     }
 
     /// How the load of the devices is measured.
@@ -276,6 +350,16 @@ sections! {
         settle_ms: u32 = 500, Rule::Whole { min: 0, max: 60_000 };
         /// Time after which the node leaves although work is unfinished.
         limit_ms: u32 = 30_000, Rule::Whole { min: 0, max: HOUR_MS };
+    }
+
+    /// A recording of every decision of this process, which `cluster-sim replay` can take again.
+    record: RawRecord {
+        /// File into which decisions are recorded: sizes, times, names of nodes, and numbers that stand for calls and
+        /// callers; never texts or vectors, which no decision looks at. It must not exist yet: nothing is overwritten,
+        /// so a node that is started again needs another name. Without it: nothing is recorded.
+        file: Option<PathBuf> = None, Rule::Path { example: "/var/lib/shoal/decisions.jsonl" };
+        /// The recording ends before the file is longer than this; the node goes on.
+        bytes_max: u64 = 256 * MIB, Rule::Whole { min: MIB, max: 1024 * GIB };
     }
 
     /// What is written to standard error.

@@ -8,6 +8,8 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
+use shoal_core::route::Policy;
+
 use super::Effective;
 use super::defaults::Filled;
 use super::problem::{ConfigError, Place};
@@ -19,6 +21,7 @@ const MESSAGE_OVERHEAD_BYTES: u64 = 65_536;
 pub(super) fn check(effective: &Effective, filled: &Filled, broken: &BTreeSet<&'static str>) -> Vec<ConfigError> {
     let mut check = Check { effective, broken, errors: Vec::new() };
     check.numbers();
+    check.weights();
     check.peer_addresses(filled);
     check.api_address(filled);
     check.doors();
@@ -42,6 +45,54 @@ impl Check<'_> {
         self.at_most(("drain.settle_ms", settle.into()), ("drain.limit_ms", limit.into()), 0);
         self.at_most(("api.body_bytes_max", body), ("admission.bytes_max", held), 0);
         self.at_most(("api.body_bytes_max", body), ("peer.message_bytes_max", message), MESSAGE_OVERHEAD_BYTES);
+        let (window, window_max) = (raw.breaker.sleep_window_ms, raw.breaker.sleep_window_ms_max);
+        self.at_most(("breaker.sleep_window_ms", window.into()), ("breaker.sleep_window_ms_max", window_max.into()), 0);
+        // Whoever has no more time than it takes to notice that a peer is silent is never served by a second node.
+        let patience = [
+            ("peer.ping_timeout_ms", raw.peer.ping_timeout_ms),
+            ("peer.accept_timeout_ms", raw.peer.accept_timeout_ms),
+            ("peer.connect_timeout_ms", raw.peer.connect_timeout_ms),
+        ];
+        let (slowest, limit) = patience.into_iter().max_by_key(|(_, limit)| *limit).expect("there are three");
+        self.at_most((slowest, limit.into()), ("admission.deadline_ms_default", default.into()), 0);
+        let (leave, enter) = (raw.routing.hot_leave_percent, raw.routing.hot_enter_percent);
+        if enter <= leave {
+            let hot = [("routing.hot_leave_percent", leave), ("routing.hot_enter_percent", enter)];
+            self.upside_down(hot);
+        }
+    }
+
+    /// The two bounds of the 75 % rule: with nothing between them a node would be hot and cool at the same time.
+    fn upside_down(&mut self, [(leave, low), (enter, high)]: [(&'static str, u32); 2]) {
+        if self.place(leave).is_set() || !self.place(enter).is_set() {
+            let problem = format!("{low} is not below {enter} = {high} ({})", self.place(enter));
+            self.report([leave, enter], problem, format!("lower it, or raise {enter}"));
+        } else {
+            let problem = format!("{high} is not above {leave} = {low} ({})", self.place(leave));
+            self.report([enter, leave], problem, format!("raise it, or lower {leave}"));
+        }
+    }
+
+    /// A node that computes nothing has to have somebody who does.
+    fn weights(&mut self) {
+        let raw = &self.effective.raw;
+        if 0 < raw.node.weight {
+            return;
+        }
+        let (weight, seeds) = (self.place("node.weight"), self.place("gossip.seeds"));
+        if raw.gossip.seeds.is_empty() {
+            let problem = format!("0 leaves all work to peers, and gossip.seeds ({seeds}) names none");
+            let fix = "name a peer in gossip.seeds (--seed), or raise it";
+            self.report(["node.weight", "gossip.seeds"], problem, fix);
+        }
+        if raw.node.backup {
+            let problem = format!("a node that never computes (node.weight = 0, {weight}) is nobody's backup");
+            self.report(["node.backup", "node.weight"], problem, "set it to false, or raise node.weight");
+        }
+        if raw.routing.policy == Policy::Local {
+            let problem = format!("local keeps all calls on a node that computes none (node.weight = 0, {weight})");
+            self.report(["routing.policy", "node.weight"], problem, "choose another policy, or raise node.weight");
+        }
     }
 
     /// `small` plus `reserve` must be at most `large`.

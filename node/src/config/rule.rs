@@ -70,6 +70,8 @@ pub(super) enum Rule {
         max: f64,
     },
     OneOf(&'static [&'static str]),
+    /// `true` or `false`.
+    Switch,
     /// The kind of engine; what follows the colon is the engine's to read.
     Engine,
     /// A filter of `tracing`.
@@ -100,6 +102,7 @@ impl Rule {
             Self::Whole { min, max } => whole(min, max, number(written)?),
             Self::Real { min, max } => real(min, max, number(written)?),
             Self::OneOf(words) => one_of(words, text(written)?),
+            Self::Switch => switch(written),
             Self::Engine => engine(text(written)?),
             Self::LogFilter => log_filter(text(written)?),
         }
@@ -112,7 +115,9 @@ impl Rule {
             Self::Path { .. } | Self::Address | Self::Seeds | Self::Whole { .. } | Self::Real { .. } => {
                 format!("write {form}, such as {}", self.example(key))
             }
-            Self::Label { .. } | Self::OneOf(_) | Self::Engine | Self::LogFilter => format!("write {form}"),
+            Self::Label { .. } | Self::OneOf(_) | Self::Switch | Self::Engine | Self::LogFilter => {
+                format!("write {form}")
+            }
         }
     }
 
@@ -126,7 +131,11 @@ impl Rule {
             Self::Seeds => format!("HOST:PORT, up to {SEEDS_MAX} of them"),
             Self::Whole { min, max } => format!("a whole number{} from {min} to {max}", unit(key.name())),
             Self::Real { min, max } => format!("a number from {min} to {max}"),
-            Self::OneOf(words) => words.join(" or "),
+            Self::OneOf(words) => match words {
+                [most @ .., last] if 1 < most.len() => format!("{} or {last}", most.join(", ")),
+                words => words.join(" or "),
+            },
+            Self::Switch => "true or false".to_owned(),
             Self::Engine => "candle, or synthetic:DURATION such as synthetic:5ms".to_owned(),
             Self::LogFilter => {
                 "off, error, warn, info, debug or trace, or a filter such as info,shoal::forward=debug".to_owned()
@@ -308,7 +317,24 @@ fn one_of(words: &[&str], text: &str) -> Result<Value, Complaint> {
     if words.contains(&text) {
         return Ok(json!(text));
     }
-    Err(format!("{} is none of the words", quoted(text)).into())
+    let fix = suggest::among(text, words).map(|word| format!("did you mean `{word}`?"));
+    Err(Complaint { problem: format!("{} is none of the words", quoted(text)), fix })
+}
+
+fn switch(written: &Written) -> Result<Value, Complaint> {
+    let word = match written {
+        Written::Loose(text) => text.trim(),
+        Written::Bare(text) => text,
+        Written::Text(text) => return Err(format!("{} is text, not true or false", quoted(text)).into()),
+        Written::Nothing => return Err(nothing()),
+        Written::List(_) => return Err("a list is not a single value".to_owned().into()),
+        Written::Table(_) => return Err(table()),
+    };
+    match word {
+        "true" => Ok(json!(true)),
+        "false" => Ok(json!(false)),
+        _ => Err(format!("{} is neither true nor false", quoted(word)).into()),
+    }
 }
 
 fn engine(text: &str) -> Result<Value, Complaint> {

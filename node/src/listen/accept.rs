@@ -7,6 +7,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,7 @@ use super::Limits;
 use super::request::Face;
 use super::socket::{Activity, Socket};
 use crate::job::Door;
+use crate::ring;
 
 /// First pause after a failed accept; it doubles up to [`BACKOFF_MAX`].
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
@@ -58,9 +60,9 @@ pub(super) async fn run<D: Door>(
         loop {
             let permit = listen.permit().await;
             match listener.accept().await {
-                Ok((stream, _)) => {
+                Ok((stream, caller)) => {
                     backoff = BACKOFF_MIN;
-                    open.spawn(listen.connection(stream, permit));
+                    open.spawn(listen.connection(stream, caller, permit));
                 }
                 Err(error) => {
                     if backoff == BACKOFF_MIN {
@@ -84,8 +86,8 @@ pub(super) async fn run<D: Door>(
     match listener.into_std() {
         Ok(listener) => {
             while let Ok(permit) = Arc::clone(&listen.permits).try_acquire_owned() {
-                match listener.accept().and_then(|(stream, _)| adopted(stream)) {
-                    Ok(stream) => drop(open.spawn(listen.connection(stream, permit))),
+                match listener.accept().and_then(|(stream, caller)| Ok((adopted(stream)?, caller))) {
+                    Ok((stream, caller)) => drop(open.spawn(listen.connection(stream, caller, permit))),
                     Err(_) => break,
                 }
             }
@@ -124,9 +126,15 @@ impl<D: Door> Listen<D> {
     }
 
     /// Serves one connection to its end.
-    fn connection(&self, stream: TcpStream, permit: OwnedSemaphorePermit) -> impl Future<Output = ()> + Send + 'static {
+    fn connection(
+        &self,
+        stream: TcpStream,
+        caller: SocketAddr,
+        permit: OwnedSemaphorePermit,
+    ) -> impl Future<Output = ()> + Send + 'static {
         let (face, builder, stop) = (Arc::clone(&self.face), Arc::clone(&self.builder), self.stop.clone());
         let limits = self.limits;
+        let client = client(caller.ip());
         async move {
             if let Err(error) = stream.set_nodelay(true) {
                 debug!(%error, "a connection stays with delayed sending");
@@ -135,7 +143,7 @@ impl<D: Door> Listen<D> {
             let socket = TokioIo::new(Socket::new(stream, Arc::clone(&activity)));
             let service = service_fn(|request| {
                 let (face, activity) = (Arc::clone(&face), Arc::clone(&activity));
-                async move { Ok::<_, Infallible>(face.answer(request, &activity).await) }
+                async move { Ok::<_, Infallible>(face.answer(request, client, &activity).await) }
             });
             let mut serving = pin!(builder.serve_connection(socket, service));
             let mut watchdog =
@@ -226,6 +234,14 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|&stopped| stopped).await;
 }
 
+/// A number for the caller's machine: one behind IPv4 is the same however the listener was bound.
+fn client(ip: IpAddr) -> u64 {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => ring::key(&ip.octets()),
+        IpAddr::V6(ip) => ring::key(&ip.octets()),
+    }
+}
+
 fn adopted(stream: std::net::TcpStream) -> io::Result<TcpStream> {
     stream.set_nonblocking(true)?;
     TcpStream::from_std(stream)
@@ -253,4 +269,17 @@ fn builder(limits: &Limits) -> Builder<TokioExecutor> {
         .max_concurrent_streams(STREAMS_MAX)
         .max_header_list_size(HEADER_LIST_BYTES_MAX);
     builder
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_caller_is_the_same_one_however_the_listener_was_bound() {
+        let client = |ip: &str| client(ip.parse().unwrap());
+        assert_eq!(client("10.0.0.7"), client("::ffff:10.0.0.7"));
+        assert_ne!(client("10.0.0.7"), client("10.0.0.8"));
+        assert_ne!(client("::1"), client("127.0.0.1"));
+    }
 }

@@ -1,8 +1,8 @@
-//! What a caller says beside the body: its request id, trace context and deadline.
+//! What a caller says beside the body: its request id, trace context, deadline and session, and whether it asks why.
 //!
 //! For `request`. Pure but for the secret that ids are made with, drawn from the operating system once a start.
-//! Invariants: nothing unchecked of a caller's header reaches a peer or an answer. Other `x-shoal-` headers are not
-//! read.
+//! Invariants: nothing unchecked of a caller's header reaches a peer or an answer. Other `x-shoal-` headers than
+//! `x-shoal-explain` are not read.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -13,11 +13,18 @@ use hyper::header::HeaderName;
 
 use super::Limits;
 use super::error::{Reason, Refusal};
+use crate::ring;
 
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const DEADLINE_MS: HeaderName = HeaderName::from_static("x-deadline-ms");
 
+const SESSION_ID: HeaderName = HeaderName::from_static("x-session-id");
+/// Asked with the value `1`; the answer's header of the same name says why.
+pub(super) const EXPLAIN: HeaderName = HeaderName::from_static("x-shoal-explain");
+
+/// Longest session id taken from a caller, bytes.
+const SESSION_ID_BYTES_MAX: usize = 128;
 /// Longest request id taken from a caller, bytes.
 const REQUEST_ID_BYTES_MAX: usize = 64;
 
@@ -87,6 +94,28 @@ pub(super) fn deadline_ms(headers: &HeaderMap, limits: &Limits) -> Result<u32, R
     }
 }
 
+/// A number for the session that the caller names, so that its calls are computed on one node.
+///
+/// # Errors
+/// [`Reason::Malformed`] when `x-session-id` is there and is not one line of 1 to 128 printable ASCII characters.
+pub(super) fn session(headers: &HeaderMap) -> Result<Option<u64>, Refusal> {
+    let mut sent = headers.get_all(SESSION_ID).iter();
+    let Some(value) = sent.next() else { return Ok(None) };
+    let bytes = value.as_bytes();
+    let printable = bytes.iter().all(|byte| (0x20..=0x7E).contains(byte));
+    if printable && (1..=SESSION_ID_BYTES_MAX).contains(&bytes.len()) && sent.next().is_none() {
+        return Ok(Some(ring::key(bytes)));
+    }
+    let message =
+        format!("header `x-session-id` has to be one text of 1 to {SESSION_ID_BYTES_MAX} printable ASCII characters");
+    Err(Refusal::new(Reason::Malformed, message))
+}
+
+/// Whether the caller asks why, and may.
+pub(super) fn explain(headers: &HeaderMap, limits: &Limits) -> bool {
+    limits.explain && headers.get(EXPLAIN).is_some_and(|value| value.as_bytes() == b"1")
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
@@ -144,6 +173,31 @@ mod tests {
         ];
         for values in bad {
             assert_eq!(traceparent(&headers(TRACEPARENT, values)), None, "{values:?}");
+        }
+    }
+
+    #[test]
+    fn a_session_is_one_short_printable_text_and_any_two_differ() {
+        let longest = "x".repeat(128);
+        let sound = ["a", "A", "user 1~!", &longest].map(|id| session(&headers(SESSION_ID, &[id])).unwrap());
+        let different: HashSet<_> = sound.iter().flatten().collect();
+        assert_eq!(different.len(), 4);
+        assert_eq!(session(&HeaderMap::new()).unwrap(), None);
+        let too_long = "x".repeat(129);
+        for values in [&[""][..], &["a", "a"], &["a\tb"], &["é"], &[&too_long]] {
+            let refusal = session(&headers(SESSION_ID, values)).unwrap_err();
+            assert!(refusal.message.contains("x-session-id"), "{values:?}: {}", refusal.message);
+            assert_eq!(refusal.reason, Reason::Malformed);
+        }
+    }
+
+    #[test]
+    fn why_is_told_only_where_it_is_allowed_and_asked_for() {
+        for (allowed, values, expected) in
+            [(true, &["1"][..], true), (false, &["1"], false), (true, &[], false), (true, &["true"], false)]
+        {
+            let limits = Limits { explain: allowed, ..Limits::default() };
+            assert_eq!(explain(&headers(EXPLAIN, values), &limits), expected, "{allowed} {values:?}");
         }
     }
 

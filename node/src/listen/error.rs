@@ -59,16 +59,31 @@ pub(super) struct Refusal {
     pub(super) retry_after_ms: Option<u32>,
     /// For [`Reason::MethodNotAllowed`].
     pub(super) allow: Option<&'static str>,
+    /// Why the call went where it went, if that was asked for.
+    pub(super) explanation: Option<Box<str>>,
 }
 
 impl Refusal {
     pub(super) fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self { reason, message: shortened(message.into()), param: None, retry_after_ms: None, allow: None }
+        Self {
+            reason,
+            message: shortened(message.into()),
+            param: None,
+            retry_after_ms: None,
+            allow: None,
+            explanation: None,
+        }
     }
 
     /// The same, blaming a field of the body.
     pub(super) fn of(mut self, param: impl Into<String>) -> Self {
         self.param = Some(shortened(param.into()));
+        self
+    }
+
+    /// The same, saying why the call went where it went.
+    pub(super) fn explained(mut self, explanation: Option<Box<str>>) -> Self {
+        self.explanation = explanation;
         self
     }
 

@@ -171,21 +171,30 @@ fn json(body: &impl Serialize) -> Vec<u8> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use serde_json::{Value, json};
 
     use super::*;
     use crate::job::ModelView;
 
-    fn view(can_answer: bool) -> NodeView {
+    pub(in crate::listen) fn view(can_answer: bool) -> NodeView {
         NodeView {
             node_id: "a".into(),
             cluster: "c".into(),
+            api_addr: "127.0.0.1:1".into(),
             engine: if can_answer { "ready" } else { "starting" },
             engine_message: if can_answer { String::new() } else { "loading minilm".into() },
+            door: "open",
             can_answer,
             gossip_runs: true,
+            doubts_gossip: false,
+            seeds: 2,
             uptime_s: 7,
+            changed_ms: Some(6_000),
+            weight: 100,
+            backup: false,
+            wait_us: 3,
+            load_percent: 4,
             model: can_answer.then(|| ModelView {
                 name: "minilm".into(),
                 revision: "00ff".into(),
@@ -201,6 +210,7 @@ mod tests {
                 api_addr: "127.0.0.1:2".into(),
                 peer_addr: "127.0.0.1:3".into(),
                 alive: true,
+                answers_unheard: false,
                 gate: "passing",
                 paused: false,
                 weight: 100,
@@ -208,9 +218,15 @@ mod tests {
                 engine: "ready".into(),
                 model: "minilm@00ff/f32".into(),
                 wait_us: Some(12),
+                busy_percent: Some(8),
+                held: Some(9),
+                load_age_ms: Some(10),
+                in_flight: 1,
+                changed_ms: Some(5_000),
                 version: "0.1.0".into(),
             }],
             jobs_held: 2,
+            jobs_forwarded: 1,
         }
     }
 

@@ -17,6 +17,7 @@ mod openai;
 mod request;
 mod route;
 mod socket;
+mod status;
 mod tei;
 #[cfg(test)]
 mod tests;
@@ -56,6 +57,8 @@ pub struct Limits {
     pub deadline_ms_default: u32,
     /// Most milliseconds that `x-deadline-ms` may ask for.
     pub deadline_ms_max: u32,
+    /// Whether a caller may ask why its call went where it went.
+    pub explain: bool,
     /// How long [`serve`] waits for open connections after it was told to stop.
     pub stop_timeout: Duration,
 }
@@ -74,6 +77,7 @@ impl Default for Limits {
             batch_tokens_max: 16_384,
             deadline_ms_default: 30_000,
             deadline_ms_max: 300_000,
+            explain: false,
             stop_timeout: Duration::from_secs(30),
         }
     }

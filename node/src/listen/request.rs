@@ -3,7 +3,7 @@
 //! For `accept`. Invariants: a request is observed exactly once, also when its caller leaves (status 499) or its
 //! handler panics (500); nothing is spawned, so dropping the future drops the job; a body that was not read to its end
 //! closes an HTTP/1 connection, because what follows on it cannot be told from the rest of the body.
-//! Not here: shapes of bodies (`tei`, `openai`, `health`), wording of refusals (`error`).
+//! Not here: shapes of bodies (`tei`, `openai`, `health`, `status`), wording of refusals (`error`).
 
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
@@ -27,9 +27,9 @@ use super::error::{Dialect, Reason, Refusal};
 use super::route::{self, Call};
 use super::socket::Activity;
 use super::write::{self, Shape};
-use super::{Limits, health, openai, tei};
+use super::{Limits, health, openai, status, tei};
 use crate::clock;
-use crate::job::{Answer, Door, Failure, Job};
+use crate::job::{Answer, Door, Ending, Failure, Job};
 
 /// What nginx writes to its log when a caller left before its answer; nobody receives it.
 const CALLER_LEFT: u16 = 499;
@@ -68,6 +68,8 @@ pub(super) struct Face<D> {
 struct Arrival {
     head: Parts,
     request_id: Arc<str>,
+    /// Stands for the caller's address.
+    client: u64,
     at: Instant,
 }
 
@@ -87,10 +89,10 @@ impl<D: Door> Face<D> {
     }
 
     /// Answers one request; every fault becomes an answer.
-    pub(super) async fn answer(&self, request: Request<Incoming>, activity: &Arc<Activity>) -> Reply {
+    pub(super) async fn answer(&self, request: Request<Incoming>, client: u64, activity: &Arc<Activity>) -> Reply {
         let in_work = activity.begin_request();
         let (head, incoming) = request.into_parts();
-        let arrival = Arrival { request_id: self.ids.choose(&head.headers), head, at: Instant::now() };
+        let arrival = Arrival { request_id: self.ids.choose(&head.headers), head, client, at: Instant::now() };
         let mut body = RequestBody::new(incoming);
         let found = route::find(&arrival.head.method, arrival.head.uri.path());
         let (dialect, name) = (found.dialect, found.name);
@@ -145,6 +147,7 @@ impl<D: Door> Face<D> {
                 let now_s = clock::unix_ms() / 1000;
                 Ok(reply(probe(view.can_answer), JSON, health::health(&view, now_s, self.port)))
             }
+            Call::Status => Ok(reply(StatusCode::OK, JSON, status::status(&self.door.view()))),
             Call::Metrics => Ok(reply(StatusCode::OK, METRICS, self.door.metrics().into_bytes())),
             Call::Index => Ok(reply(StatusCode::OK, JSON, health::index(&self.node_id))),
         }
@@ -154,6 +157,7 @@ impl<D: Door> Face<D> {
     async fn embed(&self, call: Call<'_>, arrival: &Arrival, body: &mut RequestBody) -> Result<Reply, Refusal> {
         let headers = &arrival.head.headers;
         let deadline_ms = caller::deadline_ms(headers, &self.limits)?;
+        let session = caller::session(headers)?;
         let deadline = arrival.at + Duration::from_millis(deadline_ms.into());
         check_is_json(headers)?;
         // What was received counts against the budget until the answer is made: the texts live as long.
@@ -183,10 +187,23 @@ impl<D: Door> Face<D> {
             texts: texts.into(),
             options,
             deadline_ms,
+            client: arrival.client,
+            session,
+            explain: caller::explain(headers, &self.limits),
         };
-        let answer = self.door.place(job).await.map_err(|failure| Refusal::from_failure(failure, field))?;
-        let written = write::rows(shape, &answer, asked.texts).await?;
-        Ok(computed(shape, &answer, &asked, arrival.at, written))
+        let Ending { answer, explanation } = self.door.place(job).await;
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(failure) => return Err(Refusal::from_failure(failure, field).explained(explanation)),
+        };
+        let mut reply = match write::rows(shape, &answer, asked.texts).await {
+            Ok(body) => computed(shape, &answer, &asked, arrival.at, body),
+            Err(refusal) => return Err(refusal.explained(explanation)),
+        };
+        if let Some(explanation) = explanation {
+            insert_text(reply.headers_mut(), caller::EXPLAIN, &explanation);
+        }
+        Ok(reply)
     }
 
     /// Headers that every answer has, and those that end an HTTP/1 connection.
@@ -248,6 +265,9 @@ fn refused(refusal: &Refusal, dialect: Dialect) -> Reply {
     if let Some(retry_after_ms) = refusal.retry_after_ms {
         headers.insert(RETRY_AFTER, retry_after_ms.div_ceil(1000).max(1).into());
         headers.insert(RETRY_AFTER_MS, retry_after_ms.max(1).into());
+    }
+    if let Some(explanation) = &refusal.explanation {
+        insert_text(headers, caller::EXPLAIN, explanation);
     }
     if let Some(allow) = refusal.allow {
         headers.insert(ALLOW, HeaderValue::from_static(allow));

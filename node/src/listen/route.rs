@@ -22,6 +22,7 @@ pub(super) enum Call<'a> {
     Livez,
     Readyz,
     Health,
+    Status,
     Metrics,
     Index,
 }
@@ -44,6 +45,7 @@ pub(super) const ENDPOINTS: &[&str] = &[
     "GET /livez",
     "GET /readyz",
     "GET /health",
+    "GET /status",
     "GET /metrics",
 ];
 
@@ -58,6 +60,7 @@ pub(super) fn find<'a>(method: &Method, path: &'a str) -> Found<'a> {
         "/livez" => (Call::Livez, Tei, "/livez"),
         "/readyz" => (Call::Readyz, Tei, "/readyz"),
         "/health" => (Call::Health, Tei, "/health"),
+        "/status" => (Call::Status, Tei, "/status"),
         "/metrics" => (Call::Metrics, Tei, "/metrics"),
         "/" => (Call::Index, Tei, "/"),
         _ => match path.strip_prefix("/v1/models/") {
@@ -105,6 +108,7 @@ mod tests {
             ("HEAD", "/livez", Call::Livez, Dialect::Tei, "/livez"),
             ("GET", "/readyz", Call::Readyz, Dialect::Tei, "/readyz"),
             ("GET", "/health", Call::Health, Dialect::Tei, "/health"),
+            ("GET", "/status", Call::Status, Dialect::Tei, "/status"),
             ("GET", "/metrics", Call::Metrics, Dialect::Tei, "/metrics"),
             ("GET", "/", Call::Index, Dialect::Tei, "/"),
         ];

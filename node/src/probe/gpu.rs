@@ -35,12 +35,16 @@ pub enum GpuRead {
 pub struct DeviceRead {
     /// As in [`crate::sample::DeviceReading`].
     pub name: Arc<str>,
-    /// `None` where the device does not tell.
+    /// Or why the device cannot be read at all.
+    pub figures: Result<DeviceFigures, String>,
+}
+
+/// The figures of a device that can be read. `None` = it does not tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeviceFigures {
+    /// 0 to 100.
     pub busy_percent: Option<u8>,
-    /// `None` where the device does not tell.
     pub memory: Option<DeviceMemory>,
-    /// Why the device cannot be read at all; it has no figures then.
-    pub fault: Option<String>,
 }
 
 /// No GPU, without a look.

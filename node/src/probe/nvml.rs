@@ -13,7 +13,7 @@ use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, Nvml as Library};
 use shoal_core::time::{Micros, MonoTime};
 
-use super::gpu::{DeviceRead, GpuProbe, GpuRead};
+use super::gpu::{DeviceFigures, DeviceRead, GpuProbe, GpuRead};
 use super::visible::{Found, Target, Visible};
 use crate::sample::DeviceMemory;
 
@@ -147,7 +147,7 @@ impl Session {
     fn read(&mut self) -> GpuRead {
         let devices = self.targets.iter().map(|target| self.read_one(target)).chain(self.silent.iter().cloned());
         let devices: Vec<DeviceRead> = devices.collect();
-        self.is_faulty = devices.iter().any(|device| device.fault.is_some());
+        self.is_faulty = devices.iter().any(|device| device.figures.is_err());
         GpuRead::Present(devices)
     }
 
@@ -156,23 +156,24 @@ impl Session {
             Target::Gpu { index, uuid } => (uuid, self.nvml.device_by_index(*index)),
             Target::Slice { uuid } => (uuid, self.nvml.device_by_uuid(uuid.as_str())),
         };
-        device.and_then(|device| figures(name, &device)).unwrap_or_else(|fault| faulty(name, &fault))
+        match device.and_then(|device| figures(&device)) {
+            Ok(figures) => DeviceRead { name: Arc::from(name.as_str()), figures: Ok(figures) },
+            Err(fault) => faulty(name, &fault),
+        }
     }
 }
 
-fn figures(name: &str, device: &Device<'_>) -> Result<DeviceRead, NvmlError> {
+fn figures(device: &Device<'_>) -> Result<DeviceFigures, NvmlError> {
     let busy = told(device.utilization_rates())?;
     let memory = told(device.memory_info())?;
-    Ok(DeviceRead {
-        name: Arc::from(name),
+    Ok(DeviceFigures {
         busy_percent: busy.and_then(|busy| u8::try_from(busy.gpu).ok()).filter(|busy| *busy <= 100),
         memory: memory.and_then(|memory| DeviceMemory::new(memory.used, memory.total)),
-        fault: None,
     })
 }
 
 fn faulty(name: &str, fault: &NvmlError) -> DeviceRead {
-    DeviceRead { name: Arc::from(name), busy_percent: None, memory: None, fault: Some(fault.to_string()) }
+    DeviceRead { name: Arc::from(name), figures: Err(fault.to_string()) }
 }
 
 /// A figure, or `None` where the device or the driver does not give it: MIG, some virtual GPUs, memory that is shared

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use shoal_core::time::{Micros, MonoTime};
 
-use super::gpu::{DeviceRead, GpuRead};
+use super::gpu::{DeviceFigures, DeviceRead, GpuRead};
 use crate::sample::{DeviceReading, GpuReading, GpuState};
 
 /// Longer than this no healthy driver takes; one that wakes up a sleeping GPU may.
@@ -35,7 +35,7 @@ pub(super) struct Watch {
     /// The open question.
     asked_at: Option<MonoTime>,
     last: Option<Answer>,
-    /// Busy shares of each device, oldest first. Only devices of the last answer are here.
+    /// Busy shares of each device that told one in the last answer, oldest first.
     busy: BTreeMap<Arc<str>, VecDeque<(MonoTime, u8)>>,
 }
 
@@ -57,7 +57,7 @@ impl Watch {
         };
         let mut before = std::mem::take(&mut self.busy);
         for device in devices {
-            let Some(busy) = device.busy_percent else { continue };
+            let Ok(DeviceFigures { busy_percent: Some(busy), .. }) = device.figures else { continue };
             let mut looks = before.remove(&device.name).unwrap_or_default();
             looks.push_back((answer.taken_at, busy));
             let is_old = |at: MonoTime| SMOOTHING <= answer.taken_at.since(at);
@@ -87,10 +87,9 @@ impl Watch {
             None => String::new(),
             Some(GpuRead::Absent { why } | GpuRead::Broken { why }) => why.clone(),
             Some(GpuRead::Present(devices)) => {
-                let fault =
-                    devices.iter().find_map(|device| Some(format!("{}: {}", device.name, device.fault.as_ref()?)));
+                let fault = |device: &DeviceRead| Some(format!("{}: {}", device.name, device.figures.as_ref().err()?));
                 let names = || devices.iter().map(|device| &*device.name).collect::<Vec<_>>().join(", ");
-                fault.unwrap_or_else(names)
+                devices.iter().find_map(fault).unwrap_or_else(names)
             }
         }
     }
@@ -103,7 +102,7 @@ impl Watch {
             None => GpuState::Unread,
             Some(GpuRead::Absent { .. }) => GpuState::Absent,
             Some(GpuRead::Broken { .. }) => GpuState::Broken,
-            Some(GpuRead::Present(devices)) if devices.iter().any(|device| device.fault.is_some()) => GpuState::Broken,
+            Some(GpuRead::Present(devices)) if devices.iter().any(|device| device.figures.is_err()) => GpuState::Broken,
             Some(GpuRead::Present(_)) => GpuState::Present,
         }
     }
@@ -111,13 +110,10 @@ impl Watch {
     fn devices(&self, now: MonoTime) -> Vec<DeviceReading> {
         let Some(Answer { taken_at, read: GpuRead::Present(devices) }) = &self.last else { return Vec::new() };
         let is_fresh = now.since(*taken_at) < FRESH;
-        let reading = |device: &DeviceRead| {
-            let counts = is_fresh && device.fault.is_none();
-            DeviceReading {
-                name: Arc::clone(&device.name),
-                busy_percent: self.busy.get(&device.name).and_then(mean).filter(|_| counts),
-                memory: device.memory.filter(|_| counts),
-            }
+        let reading = |device: &DeviceRead| DeviceReading {
+            name: Arc::clone(&device.name),
+            busy_percent: self.busy.get(&device.name).and_then(mean).filter(|_| is_fresh),
+            memory: device.figures.as_ref().ok().and_then(|figures| figures.memory).filter(|_| is_fresh),
         };
         devices.iter().map(reading).collect()
     }
@@ -141,11 +137,11 @@ mod tests {
 
     fn device(name: &str, busy: impl Into<Option<u8>>, used: impl Into<Option<u64>>) -> DeviceRead {
         let memory = used.into().and_then(|used| DeviceMemory::new(used, 100));
-        DeviceRead { name: Arc::from(name), busy_percent: busy.into(), memory, fault: None }
+        DeviceRead { name: Arc::from(name), figures: Ok(DeviceFigures { busy_percent: busy.into(), memory }) }
     }
 
     fn lost(name: &str) -> DeviceRead {
-        DeviceRead { fault: Some("it fell off the bus".to_owned()), ..device(name, None, None) }
+        DeviceRead { name: Arc::from(name), figures: Err("it fell off the bus".to_owned()) }
     }
 
     /// Asked and answered at once.

@@ -10,11 +10,14 @@ use crate::identity::Identity;
 
 /// One screen that says what runs where; one line in a log.
 pub(super) fn show(config: &Config, identity: &Identity) {
-    let Config { node, api, peer, gossip, model, engine, .. } = config;
+    let Config { node, api, peer, gossip, model, engine, routing, .. } = config;
     let id = &identity.node_id;
     if !io::stderr().is_terminal() {
         let (cluster, api, peer) = (&node.cluster, api.listen, peer.listen);
-        tracing::info!(node = %id, %cluster, %api, %peer, model = %model.name, engine = %engine.spec, "shoal {VERSION}");
+        tracing::info!(
+            node = %id, %cluster, %api, %peer, model = %model.name, engine = %engine.spec,
+            policy = routing.policy.name(), weight = node.weight, backup = node.backup, "shoal {VERSION}"
+        );
         tracing::warn!(%peer, "gossip and jobs between nodes are not encrypted: keep this address on a private network");
         return;
     }
@@ -34,6 +37,12 @@ pub(super) fn show(config: &Config, identity: &Identity) {
         format!("  seeds   {seeds}"),
         format!("  model   {}", model.name),
         format!("  engine  {engine}"),
+        format!(
+            "  routing {}, weight {}{}",
+            routing.policy.name(),
+            node.weight,
+            if node.backup { ", backup" } else { "" }
+        ),
         format!("  data    {}", node.data_dir.display()),
     ];
     let _ = writeln!(io::stderr(), "{}", lines.join("\n"));

@@ -3,6 +3,7 @@
 //! Part of `serve`.
 //! Invariants: nothing here is left behind when a later step fails; every fault names key, place and fix.
 
+use std::fs::File;
 use std::io::{self, IsTerminal as _};
 use std::net::{SocketAddr, TcpListener as StdListener, ToSocketAddrs as _};
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use super::Failed;
 use super::settings::served_name;
 use crate::config::{Config, Effective};
 use crate::models;
+use crate::record;
 
 /// The file in the data directory by which a drill makes the stand-in engine misbehave.
 const CONTROL_FILE: &str = "synthetic-control";
@@ -95,6 +97,26 @@ pub(super) fn check_seeds(config: &Config, effective: &Effective) -> Result<(), 
         return Err(effective.error("gossip.seeds", problem, "check the name or remove it").into());
     }
     Ok(())
+}
+
+/// The file that decisions are recorded into, if that was asked for.
+pub(super) fn recording(config: &Config, effective: &Effective) -> Result<Option<File>, Failed> {
+    let Some(path) = &config.record.file else { return Ok(None) };
+    let (shown, bytes_max) = (path.display(), config.record.bytes_max);
+    match record::create(path) {
+        Ok(file) => {
+            tracing::info!(file = %shown, bytes_max, "decisions are recorded, for `cluster-sim replay`");
+            Ok(Some(file))
+        }
+        Err(fault) if fault.kind() == io::ErrorKind::AlreadyExists => {
+            let problem = format!("{shown} is there already, and a recording overwrites nothing");
+            Err(effective.error("record.file", problem, "move it away, or choose another name with --record").into())
+        }
+        Err(fault) => {
+            let problem = format!("{shown} cannot be made ({fault})");
+            Err(effective.error("record.file", problem, "choose another place with --record").into())
+        }
+    }
 }
 
 /// The bound listeners.

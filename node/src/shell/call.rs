@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
 use crate::forward::Reply;
-use crate::job::{Answer, Failure, Job};
+use crate::job::{Answer, Ending, Job};
 
 /// One call that is held.
 #[derive(Debug)]
@@ -30,16 +30,11 @@ pub(super) struct Call {
     /// The placements on peers, those that came to nothing too; the machine makes only a few.
     pub(super) forwards: Vec<(Attempt, AbortHandle)>,
     pub(super) reply: Option<(Attempt, Reply)>,
-    pub(super) waiter: oneshot::Sender<Result<Answer, Failure>>,
+    pub(super) waiter: oneshot::Sender<Ending>,
 }
 
 impl Call {
-    pub(super) fn new(
-        job: Job,
-        source: &'static str,
-        arrived: MonoTime,
-        waiter: oneshot::Sender<Result<Answer, Failure>>,
-    ) -> Self {
+    pub(super) fn new(job: Job, source: &'static str, arrived: MonoTime, waiter: oneshot::Sender<Ending>) -> Self {
         let rows = vec![None; job.texts.len()];
         let (started, fault, reply) = (None, None, None);
         Self { job, source, arrived, started, compute_us: 0, rows, fault, forwards: Vec::new(), reply, waiter }

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::call::Call;
 use super::{Shell, State};
-use crate::job::{Answer, Door, Failure, Job, ModelView, NodeView};
+use crate::job::{Door, Ending, Job, ModelView, NodeView};
 use crate::telemetry::{Route, RouteCode, SourceOutcome};
 
 /// Dimensions assumed for the size of an answer while the model is not loaded.
@@ -25,7 +25,7 @@ impl Shell {
         state: &mut State,
         job: Job,
         source: Source,
-    ) -> (Waiting, oneshot::Receiver<Result<Answer, Failure>>, Vec<Effect>) {
+    ) -> (Waiting, oneshot::Receiver<Ending>, Vec<Effect>) {
         let now = self.0.clock.now();
         let guess = self.cost_guess();
         let dimensions = self.0.loaded.load().as_ref().map_or(DIMENSIONS_UNKNOWN, |card| card.card.dimensions as usize);
@@ -39,8 +39,9 @@ impl Shell {
             Source::Caller => "caller",
             Source::Peer { .. } => "peer",
         };
+        let Job { client, session, explain, .. } = job;
         state.calls.insert(id, Call::new(job, name, now, waiter));
-        let arrival = Arrival { job: id, source, units, bytes, deadline, client: 0, session: None, explain: false };
+        let arrival = Arrival { job: id, source, units, bytes, deadline, client, session, explain };
         let effects = self.drive_locked(state, Input::Arrived(arrival));
         (Waiting { shell: self.clone(), job: Some(id), source: name }, waiting, effects)
     }
@@ -75,14 +76,14 @@ impl Drop for Waiting {
 }
 
 impl Door for Shell {
-    async fn place(&self, job: Job) -> Result<Answer, Failure> {
+    async fn place(&self, job: Job) -> Ending {
         let (waiting, answer) = {
             let (waiting, answer, _) = self.arrive(&mut self.lock(), job, Source::Caller);
             (waiting, answer)
         };
-        let answer = answer.await;
+        let ending = answer.await;
         waiting.done();
-        answer.expect("the machine ends every job that is not left")
+        ending.expect("the machine ends every job that is not left")
     }
 
     fn view(&self) -> NodeView {
@@ -94,13 +95,8 @@ impl Door for Shell {
     }
 
     fn metrics(&self) -> String {
-        let gauges = self.lock().node.gauges(self.0.clock.now());
         let telemetry = &self.0.telemetry;
-        telemetry.jobs_held.set(gauges.jobs.into());
-        telemetry.forwards_in_flight.set(gauges.forwards.into());
-        telemetry.queue_rows.set(i64::try_from(gauges.queue_rows).unwrap_or(i64::MAX));
-        telemetry.bytes_in_flight.set(i64::try_from(gauges.bytes).unwrap_or(i64::MAX));
-        telemetry.wait_seconds.set(gauges.wait.get() as f64 / 1e6);
+        telemetry.show_node(&self.lock().node, self.0.clock.now());
         telemetry.text()
     }
 

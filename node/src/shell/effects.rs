@@ -7,15 +7,15 @@
 use std::sync::Arc;
 
 use shoal_core::id::{Attempt, JobId, NodeId};
-use shoal_core::node::{Effect, EngineFault, Input, Outcome, Placed, Refusal, Verdict};
+use shoal_core::node::{Effect, EngineFault, Explanation, Input, Outcome, Placed, Refusal, Verdict};
 use shoal_core::time::Micros;
 
 use super::call::{Call, OwnNode};
-use super::{Phase, Shell, State};
+use super::{Facts, Phase, Shell, State, explain};
 use crate::compute::Row;
 use crate::forward::{ForwardError, Reply};
 use crate::gossip::key;
-use crate::job::{Answer, Failure, Job};
+use crate::job::{Answer, Ending, Failure, Job};
 use crate::telemetry::{PeerLabel, PeerOutcome, SourceOutcome, Target};
 use crate::wire::{self, Execute, verdict};
 
@@ -53,8 +53,8 @@ impl Shell {
             }
             // The offer that this answers looks for it itself.
             Effect::Acknowledge { .. } => {}
-            Effect::Finish { job, outcome, placements, explanation: _ } => {
-                self.finish(state, *job, outcome, *placements)
+            Effect::Finish { job, outcome, placements, explanation } => {
+                self.finish(state, *job, (outcome, *placements), explanation.as_deref());
             }
             Effect::Measure => self.0.compute.get().expect("only an attached device is ready").measure(),
             Effect::Ping { peer } => {
@@ -64,6 +64,8 @@ impl Shell {
                 let Some(gossip) = self.0.gossip.get() else { return };
                 gossip.announce(key::LOAD, wire::encode_report(report));
                 gossip.announce(key::ENGINE, state.node.standing().name().to_owned());
+                // This node may have begun to take work, or ended.
+                self.mind_owners(state);
             }
             Effect::StopAccepting => drop(self.0.phase.send_replace(Phase::Closing)),
             Effect::Exit => drop(self.0.phase.send_replace(Phase::Done)),
@@ -192,13 +194,21 @@ impl Shell {
         }
     }
 
-    fn finish(&self, state: &mut State, job: JobId, outcome: &Outcome, placements: u8) {
+    fn finish(
+        &self,
+        state: &mut State,
+        job: JobId,
+        (outcome, placements): (&Outcome, u8),
+        explanation: Option<&Explanation>,
+    ) {
         let call = state.calls.remove(&job).expect("the machine ends only held jobs");
         let leaving = state.node.door().draining();
-        let (word, waiter, result) = self.result(call, outcome, placements, leaving);
+        let (word, waiter, answer) = self.result(call, outcome, placements, leaving);
         self.0.telemetry.jobs.get_or_create(&word).inc();
+        let Facts { node_id, policy, .. } = &self.0.facts;
+        let explanation = explanation.map(|it| explain::text(node_id.as_str(), policy, it).into_boxed_str());
         // Whoever waited may have left in this moment.
-        let _ = waiter.send(result);
+        let _ = waiter.send(Ending { answer, explanation });
     }
 
     fn result(
@@ -207,7 +217,7 @@ impl Shell {
         outcome: &Outcome,
         placements: u8,
         leaving: bool,
-    ) -> (SourceOutcome, tokio::sync::oneshot::Sender<Result<Answer, Failure>>, Result<Answer, Failure>) {
+    ) -> (SourceOutcome, tokio::sync::oneshot::Sender<Ending>, Result<Answer, Failure>) {
         let own = self.own_node();
         let (outcome, result) = match outcome {
             Outcome::Done { placed: Placed::Here } => ("ok", Ok(call.own_answer(&own, placements))),
@@ -300,7 +310,8 @@ mod tests {
     /// A call on which a peer failed before this node found fault with its row 3.
     fn call() -> Call {
         let (request_id, texts, options) = (Arc::from("r"), Arc::from([Box::from("text")]), EmbedOptions::default());
-        let job = Job { request_id, traceparent: None, texts, options, deadline_ms: 1000 };
+        let (client, session, explain) = (0, None, false);
+        let job = Job { request_id, traceparent: None, texts, options, deadline_ms: 1000, client, session, explain };
         let mut call = Call::new(job, "caller", MonoTime::START, oneshot::channel().0);
         let end = End { verdict: verdict::FAILED, message: "not finite".to_owned(), ..End::default() };
         call.reply = Some((Attempt(1), Reply { rows: Vec::new(), end, said: Said::default() }));

@@ -48,9 +48,9 @@ impl PeerDoor for Shell {
         let load = load.unwrap_or_else(|| state.node.report(self.0.clock.now()));
         let shell = self.clone();
         let ended = async move {
-            let answer = answer.await.expect("the machine ends every job that is not left");
+            let ending = answer.await.expect("the machine ends every job that is not left");
             waiting.done();
-            shell.encode(answer)
+            shell.encode(ending.answer)
         };
         Offered::Held { load, ended: Box::pin(ended) }
     }
@@ -79,7 +79,9 @@ impl Shell {
         let traceparent = Some(job.traceparent).filter(|text| text.len() == 55 && printable(text)).map(Arc::from);
         let texts = job.texts.into_iter().map(String::into_boxed_str).collect();
         let deadline_ms = job.remaining_ms.min(facts.deadline_ms_max);
-        Ok((origin, Job { request_id: Arc::from(job.request_id), traceparent, texts, options, deadline_ms }))
+        let request_id = Arc::from(job.request_id);
+        let (client, session, explain) = (0, None, false);
+        Ok((origin, Job { request_id, traceparent, texts, options, deadline_ms, client, session, explain }))
     }
 
     fn encode(&self, answer: Result<Answer, Failure>) -> Ended {
@@ -128,6 +130,10 @@ pub(super) mod tests {
             model_name: Arc::from("m"),
             api_addr: Arc::from("127.0.0.1:1"),
             version: "0",
+            weight: 100,
+            backup: false,
+            policy: "adaptive",
+            seeds: 0,
             inputs_max: 2,
             deadline_ms_max: 1000,
         };

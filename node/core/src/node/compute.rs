@@ -20,6 +20,18 @@ use crate::time::{Micros, MonoTime};
 /// A batch that is about to end is not believed to end at once: it counts as at least this part of what it should take.
 const LEFT_AT_LEAST_ONE_IN: u64 = 8;
 
+impl Running {
+    /// How long it should still take.
+    ///
+    /// A batch that is late by so long is expected to take that long again: a device that hangs must not look idle, or
+    /// it would attract all work.
+    fn left(&self, now: MonoTime, cost: Cost) -> Micros {
+        let (expected, elapsed) = (cost.of(self.units, 1), now.since(self.started));
+        let left = expected.max(elapsed) - expected.min(elapsed);
+        left.max(Micros::new(expected.get() / LEFT_AT_LEAST_ONE_IN))
+    }
+}
+
 impl Node {
     /// Time until a job that came now would start to run.
     pub(super) fn wait_here(&self, now: MonoTime) -> Micros {
@@ -48,21 +60,24 @@ impl Node {
 
     /// Time until a slot is free and `work` has been given to the device.
     fn wait_for(&self, now: MonoTime, work: Work) -> Micros {
-        let slots = self.slots();
-        if (self.running.len() as u64) < slots && work.rows == 0 {
+        let (slots, cost) = (self.slots(), self.cost_here());
+        let batches = self.rules.batch.batches(cost, work.rows, work.units);
+        if self.running.len() as u64 + batches < slots {
             return Micros::ZERO;
         }
-        let cost = self.cost_here();
-        let left = |running: &Running| {
-            let (expected, elapsed) = (cost.of(running.units, 1), now.since(running.started));
-            // A batch that is late by so long is expected to take that long again: a device that hangs must not look
-            // idle, or it would attract all work.
-            let left = expected.max(elapsed) - expected.min(elapsed);
-            left.max(Micros::new(expected.get() / LEFT_AT_LEAST_ONE_IN))
+        let time = self.time_of(work);
+        if slots == 1 {
+            let left = self.running.first().map_or(Micros::ZERO, |running| running.left(now, cost));
+            return left + time;
+        }
+        // What runs in many slots ends at any moment (as if it had no memory), so the first slot is free after the
+        // harmonic sum; then the queue goes on as fast as all slots together.
+        let per_second = |running: &Running| {
+            let left = running.left(now, cost).max(cost.of(running.units, 1)).get().max(1);
+            1_000_000_000_000 / left
         };
-        // With several slots, the mean batch that runs frees its slot, one of several, for whoever waits first.
-        let running = self.running.iter().map(left).fold(Micros::ZERO, |sum, left| sum + left);
-        Micros::new((running.get() / slots + self.time_of(work).get()) / slots)
+        let rate: u64 = self.running.iter().map(per_second).sum();
+        Micros::new(1_000_000_000_000u64.checked_div(rate).unwrap_or(0)) + Micros::new(time.get() / slots)
     }
 
     /// Time of `work` on one slot.

@@ -178,7 +178,8 @@ impl Node {
             Some(_) | None => true,
         };
         if paid {
-            return Some(next);
+            // The peer that refused knows better than this node did, and the next one could not be asked again.
+            return Some(if cause == Cause::Busy && next == Next::Anywhere { Next::OnlyHere } else { next });
         }
         self.tally.count(Rule::RetryDenied);
         // What was only refused has cost nothing yet: it may still run here.

@@ -8,11 +8,11 @@ use shoal_core::node::{Effect, Input, Refusal, Verdict};
 use super::support::*;
 
 #[test]
-fn after_a_busy_refusal_the_next_peer_may_not_be_busy_and_nobody_is_blamed() {
+fn after_a_busy_refusal_a_job_stays_here_and_nobody_is_blamed() {
     let stage = hot(&[peer("a", 0), peer("b", 50)]).play(&[
         (1, caller(1), &["forward 1#1 to a if within 410 ms"]),
-        (2, refused(1, 1, "a", Refusal::Busy), &["forward 1#2 to b"]),
-        (3, caller(2), &["forward 2#1 to a if within 408 ms"]),
+        (2, refused(1, 1, "a", Refusal::Busy), &[]),
+        (3, caller(2), &["forward 2#1 to a if within 418 ms"]),
     ]);
     assert_eq!((stage.gate("a"), stage.gate("b")), ("passing", "passing"));
 }

@@ -34,6 +34,18 @@ fn numbers_say_type_unit_and_range() {
     yaml("gossip:\n  interval_ms: 1s\n").fails_with(&[&line]);
 }
 
+#[test]
+fn a_switch_in_a_file_is_a_word_without_quotes() {
+    for (value, problem) in [
+        ("\"true\"", "\"true\" is text, not true or false"),
+        ("1", "\"1\" is neither true nor false"),
+        ("[true]", "a list is not a single value"),
+    ] {
+        let line = format!("api.explain (from shoal.toml:2): {problem}; write true or false");
+        toml(&format!("[api]\nexplain = {value}\n")).fails_with(&[&line]);
+    }
+}
+
 /// Key, text in a variable, and what the line says behind the key and the place.
 #[test]
 fn every_kind_of_value_says_what_is_wrong_and_what_to_write() {
@@ -89,6 +101,18 @@ fn every_kind_of_value_says_what_is_wrong_and_what_to_write() {
         ("gossip.phi_threshold", "NaN", format!("NaN is out of range; {phi}")),
         ("gossip.phi_threshold", "inf", format!("inf is out of range; {phi}")),
         ("log.format", "xml", "\"xml\" is none of the words; write text or json".to_owned()),
+        ("routing.policy", "adaptiv", "\"adaptiv\" is none of the words; did you mean `adaptive`?".to_owned()),
+        (
+            "routing.policy",
+            "best",
+            "\"best\" is none of the words; write adaptive, local, round_robin, weighted, dynamic_weight, least_conn, \
+             least_load or ip_hash"
+                .to_owned(),
+        ),
+        ("api.explain", "yes", "\"yes\" is neither true nor false; write true or false".to_owned()),
+        ("node.backup", "1", "\"1\" is neither true nor false; write true or false".to_owned()),
+        ("node.backup", "", "\"\" is neither true nor false; write true or false".to_owned()),
+        ("node.weight", "10001", "10001 is out of range; write a whole number from 0 to 10000, such as 100".to_owned()),
         ("engine.spec", "candel", format!("\"candel\" is no engine; {engine}")),
         ("engine.spec", "candle:gpu", format!("\"candle:gpu\" is no engine; {engine}")),
         ("engine.spec", "synthetic", format!("\"synthetic\" has no duration; {engine}")),

@@ -55,8 +55,8 @@ fn the_strongest_layer_that_sets_a_key_wins() {
 fn every_layer_sets_every_key() {
     for key in keys() {
         for text in edges(key).into_iter().filter(|text| !text.is_empty()) {
-            let is_number = matches!(key.rule, Rule::Whole { .. } | Rule::Real { .. });
-            let in_toml = if is_number { text.clone() } else { format!("{text:?}") };
+            let is_bare = matches!(key.rule, Rule::Whole { .. } | Rule::Real { .. } | Rule::Switch);
+            let in_toml = if is_bare { text.clone() } else { format!("{text:?}") };
             let in_toml = if key.rule == Rule::Seeds { format!("[{in_toml}]") } else { in_toml };
             let in_yaml = if key.rule == Rule::Seeds { format!("\n    - {text:?}") } else { in_toml.clone() };
             let (section, name) = key.path.split_once('.').unwrap();

@@ -13,6 +13,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use serde_json::Value;
+use shoal_core::route::Policy;
 
 use super::*;
 use crate::config::rule::Rule;
@@ -98,6 +99,7 @@ fn edges(key: &Key) -> Vec<String> {
         Rule::Whole { min, max } => vec![min.to_string(), max.to_string()],
         Rule::Real { min, max } => vec![min.to_string(), max.to_string(), format!("{}", (min + max) / 4.0)],
         Rule::OneOf(words) => texts(words),
+        Rule::Switch => texts(&["true", "false"]),
         Rule::Engine => texts(&["candle", "synthetic:0", "synthetic:5ms,exp,per_batch=1ms"]),
         Rule::LogFilter => {
             texts(&["off", "WARN", "info,shoal::forward=debug,hyper=warn", "shoal[request{id=1}]=trace"])
@@ -124,6 +126,13 @@ fn every_value_that_passes_fits_its_field() {
             assert_eq!(effective(settings).raw.to_json().pointer(&pointer(key)), Some(&value), "{}", key.path);
         }
     }
+}
+
+#[test]
+fn the_words_for_a_policy_are_those_of_the_core() {
+    let known = Policy::ALL.iter().map(|policy| policy.name());
+    let meant_for_nodes: Vec<_> = known.filter(|name| *name != Policy::Threshold.name()).collect();
+    assert_eq!(keys::POLICIES, meant_for_nodes);
 }
 
 #[test]

@@ -11,7 +11,7 @@ fn set<'a>(pairs: &[(&'static str, &'a str)]) -> Given<'a> {
 
 #[test]
 fn a_number_above_its_bound_names_the_key_that_somebody_set() {
-    let cases: [(&[(&'static str, &str)], &str); 8] = [
+    let cases: [(&[(&'static str, &str)], &str); 15] = [
         (
             &[("admission.deadline_ms_max", "29999")],
             "admission.deadline_ms_max (from --flag): 29999 is below admission.deadline_ms_default = 30000 (default); \
@@ -23,9 +23,44 @@ fn a_number_above_its_bound_names_the_key_that_somebody_set() {
              (default); lower it, or raise admission.deadline_ms_max",
         ),
         (
-            &[("admission.deadline_ms_default", "2"), ("admission.deadline_ms_max", "1")],
-            "admission.deadline_ms_default (from --flag): 2 is above admission.deadline_ms_max = 1 (--flag); \
+            &[("admission.deadline_ms_default", "402"), ("admission.deadline_ms_max", "401")],
+            "admission.deadline_ms_default (from --flag): 402 is above admission.deadline_ms_max = 401 (--flag); \
              lower it, or raise admission.deadline_ms_max",
+        ),
+        (
+            &[("admission.deadline_ms_default", "399")],
+            "admission.deadline_ms_default (from --flag): 399 is below peer.ping_timeout_ms = 400 (default); \
+             raise it, or lower peer.ping_timeout_ms",
+        ),
+        (
+            &[("peer.accept_timeout_ms", "30001")],
+            "peer.accept_timeout_ms (from --flag): 30001 is above admission.deadline_ms_default = 30000 (default); \
+             lower it, or raise admission.deadline_ms_default",
+        ),
+        (
+            &[("breaker.sleep_window_ms", "30001")],
+            "breaker.sleep_window_ms (from --flag): 30001 is above breaker.sleep_window_ms_max = 30000 (default); \
+             lower it, or raise breaker.sleep_window_ms_max",
+        ),
+        (
+            &[("breaker.sleep_window_ms_max", "4999")],
+            "breaker.sleep_window_ms_max (from --flag): 4999 is below breaker.sleep_window_ms = 5000 (default); \
+             raise it, or lower breaker.sleep_window_ms",
+        ),
+        (
+            &[("routing.hot_leave_percent", "75")],
+            "routing.hot_leave_percent (from --flag): 75 is not below routing.hot_enter_percent = 75 (default); \
+             lower it, or raise routing.hot_enter_percent",
+        ),
+        (
+            &[("routing.hot_enter_percent", "65")],
+            "routing.hot_enter_percent (from --flag): 65 is not above routing.hot_leave_percent = 65 (default); \
+             raise it, or lower routing.hot_leave_percent",
+        ),
+        (
+            &[("routing.hot_enter_percent", "40"), ("routing.hot_leave_percent", "60")],
+            "routing.hot_leave_percent (from --flag): 60 is not below routing.hot_enter_percent = 40 (--flag); \
+             lower it, or raise routing.hot_enter_percent",
         ),
         (
             &[("drain.settle_ms", "30001")],
@@ -64,6 +99,27 @@ fn numbers_at_their_bound_are_fine() {
     set(&[("drain.limit_ms", "500")]).loaded();
     set(&[("admission.bytes_max", "2000000"), ("peer.message_bytes_max", "2065536")]).loaded();
     set(&[("api.body_bytes_max", "16711680")]).loaded();
+    set(&[("admission.deadline_ms_default", "400")]).loaded();
+    set(&[("breaker.sleep_window_ms", "30000")]).loaded();
+    set(&[("routing.hot_leave_percent", "74")]).loaded();
+}
+
+#[test]
+fn a_node_that_computes_nothing_needs_others_who_do() {
+    let seed = ("gossip.seeds", "127.0.0.1:9998");
+    set(&[("node.weight", "0"), seed]).loaded();
+    set(&[("node.backup", "true"), ("node.weight", "1")]).loaded();
+    set(&[("node.weight", "0")])
+        .fails_with(&["node.weight (from --flag): 0 leaves all work to peers, and gossip.seeds \
+         (default) names none; name a peer in gossip.seeds (--seed), or raise it"]);
+    set(&[("node.weight", "0"), ("node.backup", "true"), seed])
+        .fails_with(&["node.backup (from --flag): a node that never \
+         computes (node.weight = 0, --flag) is nobody's backup; set it to false, or raise node.weight"]);
+    set(&[("node.weight", "0"), ("routing.policy", "local"), seed]).fails_with(&[
+        "routing.policy (from --flag): local \
+         keeps all calls on a node that computes none (node.weight = 0, --flag); choose another policy, or raise \
+         node.weight",
+    ]);
 }
 
 #[test]

@@ -36,6 +36,43 @@ async fn embed_answers_rows_and_says_who_computed_them() {
 }
 
 #[tokio::test]
+async fn a_session_and_a_wish_to_know_why_reach_the_job_and_why_comes_back_on_errors_too() {
+    let rig = Rig::start(Plan::Answer, Limits { explain: true, ..Limits::default() }).await;
+    let mut client = rig.connect().await;
+    let asks = "x-session-id: one\r\nx-shoal-explain: 1\r\n";
+    let why = Some(r#"{"why":"because"}"#);
+    let reply = client.post("/embed", asks, r#"{"inputs":"a"}"#).await;
+    assert_eq!((reply.status, reply.header("x-shoal-explain")), (200, why));
+    let reply = client.post("/v1/embeddings", "", r#"{"input":"a"}"#).await;
+    assert_eq!((reply.status, reply.header("x-shoal-explain")), (200, None));
+    rig.plan(Plan::Fail(Failure::Overloaded { retry_after_ms: 5 }));
+    let reply = client.post("/embed", asks, r#"{"inputs":"a"}"#).await;
+    assert_eq!((reply.status, reply.header("x-shoal-explain")), (429, why));
+    let jobs = rig.script.jobs.lock().unwrap();
+    let heard: Vec<_> = jobs.iter().map(|job| (job.session.is_some(), job.explain)).collect();
+    assert_eq!(heard, [(true, true), (false, false), (true, true)]);
+    assert!(jobs.iter().all(|job| job.client == jobs[0].client && job.client != 0), "one caller is one client");
+}
+
+#[tokio::test]
+async fn a_session_that_is_none_is_refused_in_the_callers_dialect() {
+    let rig = Rig::start(Plan::Answer, Limits::default()).await;
+    let mut client = rig.connect().await;
+    let why = "header `x-session-id` has to be one text of 1 to 128 printable ASCII characters";
+    for session in ["", &"x".repeat(129), "\u{e9}"] {
+        let header = format!("x-session-id: {session}\r\n");
+        let tei = client.post("/embed", &header, r#"{"inputs":"a"}"#).await;
+        assert_eq!((tei.status, tei.body), (400, format!(r#"{{"error":"{why}","error_type":"Validation"}}"#)));
+        client = rig.connect().await;
+        let openai = client.post("/v1/embeddings", &header, r#"{"input":"a"}"#).await;
+        assert_eq!(openai.status, 400);
+        assert!(openai.body.contains(why) && openai.body.contains("invalid_request_error"), "{}", openai.body);
+        client = rig.connect().await;
+    }
+    assert!(rig.script.jobs.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn embeddings_answers_numbers_or_base64_with_usage() {
     let rig = Rig::start(Plan::Answer, Limits::default()).await;
     let mut client = rig.connect().await;
@@ -109,7 +146,7 @@ async fn every_refusal_comes_in_the_dialect_of_its_path() {
     let rig = Rig::start(Plan::Answer, Limits { inputs_max: 2, body_bytes_max: 200, ..Limits::default() }).await;
     let json = "content-type: application/json\r\n";
     let nothing = "there is nothing at this path; there is POST /embed, POST /v1/embeddings, GET /v1/models, GET /info, \
-                   GET /livez, GET /readyz, GET /health, GET /metrics";
+                   GET /livez, GET /readyz, GET /health, GET /status, GET /metrics";
     let tei = |error: &str, kind: &str| format!(r#"{{"error":"{error}","error_type":"{kind}"}}"#);
     let openai = |message: &str, param: &str, code: &str| {
         format!(r#"{{"error":{{"message":"{message}","type":"invalid_request_error","param":{param},"code":{code}}}}}"#)

@@ -20,7 +20,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use super::{Limits, serve};
-use crate::job::{Answer, Door, Failure, Job, ModelView, NodeView, PeerView};
+use crate::job::{Answer, Door, Ending, Failure, Job, ModelView, NodeView, PeerView};
 
 /// Limit on every wait of these tests; only a failing test waits so long.
 async fn within<F: Future>(future: F) -> F::Output {
@@ -70,8 +70,9 @@ impl Drop for Abandoned<'_> {
 }
 
 impl Door for ScriptedDoor {
-    async fn place(&self, job: Job) -> Result<Answer, Failure> {
+    async fn place(&self, job: Job) -> Ending {
         let script = &*self.0;
+        let explanation = job.explain.then(|| r#"{"why":"because"}"#.into());
         let plan = script.plan.lock().unwrap().clone();
         script.jobs.lock().unwrap().push(job.clone());
         let mut abandoned = Abandoned(Some(&script.abandoned));
@@ -87,13 +88,13 @@ impl Door for ScriptedDoor {
             Plan::Hold => script.gate.acquire().await.unwrap().forget(),
             Plan::Fail(failure) => {
                 abandoned.0 = None;
-                return Err(failure);
+                return Ending { answer: Err(failure), explanation };
             }
             Plan::Panic => panic!("planned"),
             Plan::Short => drop(rows.pop()),
         }
         abandoned.0 = None;
-        Ok(Answer {
+        let answer = Answer {
             rows,
             served_by: "node-b".into(),
             hops: 1,
@@ -102,7 +103,8 @@ impl Door for ScriptedDoor {
             compute_us: 7_000,
             model: "minilm".into(),
             revision: "00ff".into(),
-        })
+        };
+        Ending { answer: Ok(answer), explanation }
     }
 
     fn view(&self) -> NodeView {
@@ -110,11 +112,20 @@ impl Door for ScriptedDoor {
         NodeView {
             node_id: "node-a".into(),
             cluster: "test".into(),
+            api_addr: "127.0.0.1:1".into(),
             engine: if can_answer { "ready" } else { "starting" },
             engine_message: String::new(),
+            door: "open",
             can_answer,
             gossip_runs: true,
+            doubts_gossip: false,
+            seeds: 0,
             uptime_s: 1,
+            changed_ms: None,
+            weight: 100,
+            backup: false,
+            wait_us: 0,
+            load_percent: 0,
             model: can_answer.then(|| ModelView {
                 name: "minilm".into(),
                 revision: "00ff".into(),
@@ -127,6 +138,7 @@ impl Door for ScriptedDoor {
             }),
             peers: Vec::<PeerView>::new(),
             jobs_held: 0,
+            jobs_forwarded: 0,
         }
     }
 

@@ -323,7 +323,11 @@ fn a_process_that_moves_is_followed_and_one_that_cannot_be_seen_is_unknown() {
     // A mount of another part of the hierarchy does not show this process.
     files.write("proc/self/cgroup", "0::/a\n");
     files.write("proc/self/mountinfo", "31 23 0:28 /elsewhere /sys/fs/cgroup rw - cgroup2 cgroup rw\n");
-    assert_because(files.machine().look(second(5)).cpu, &["the cgroup /a"]);
+    let mut machine = files.machine();
+    assert_because(machine.look(second(5)).cpu, &["the cgroup /a"]);
+    // One that was mounted since does.
+    files.write("proc/self/mountinfo", V2_MOUNT);
+    assert_eq!(machine.look(second(6)).cpu, Err(Unknown::NotYet));
 }
 
 #[test]

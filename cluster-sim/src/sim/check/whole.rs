@@ -1,0 +1,173 @@
+//! What only a whole run shows.
+//!
+//! Part of `check`: the ends of I1, I7, I10, I11, the gossip of I12, and progress after the faults.
+
+use shoal_core::time::{Micros, MonoTime};
+
+use super::super::gossip::Known;
+use super::super::plan::{Fault, Membership, Plan};
+use super::super::slab::Key;
+use super::super::world::World;
+use super::Broken;
+use super::history::{History, SLICE, slice};
+
+/// Gossip is whole again after so many rounds.
+const CONVERGED_AFTER_ROUNDS: u64 = 20;
+/// Fewer jobs say nothing about shares.
+const JOBS_MIN: u64 = 100;
+/// Fewer waits say nothing about a percentile.
+const WAITS_MIN: usize = 300;
+
+/// When gossip must be whole again after all faults ended. Processes start up to a tenth of a second after that.
+pub(super) fn converges_at(plan: &Plan) -> MonoTime {
+    match plan.membership {
+        Membership::Gossip { rules, .. } => {
+            plan.heal_at + Micros::from_ms(100) + rules.interval.times(CONVERGED_AFTER_ROUNDS)
+        }
+        Membership::Direct { .. } => MonoTime::from_micros(u64::MAX),
+    }
+}
+
+/// I12: two seconds after the faults ended every process knows every other one as alive, and which one it is.
+///
+/// Left out: processes that are leaving or that started less than that ago.
+pub(super) fn i12_gossip_converges(world: &World) -> Result<(), Broken> {
+    let began = world.plan().heal_at + Micros::from_ms(100);
+    let counts = |node: &usize| world.leaving_since(*node).is_none() && world.started(*node) <= began;
+    let nodes: Vec<usize> = world.running().filter(counts).collect();
+    let mut known: Vec<Known> = Vec::new();
+    for &observer in &nodes {
+        world.gossip_of(observer, &mut known);
+        for &node in nodes.iter().filter(|&&node| node != observer) {
+            let sees = known.iter().find(|known| known.node == node);
+            if !sees.is_some_and(|known| known.alive && known.announced.boot == world.boot(node)) {
+                let since = world.now().since(world.plan().heal_at);
+                let what = format!("{since:?} after the faults ended it knows of node {node}: {sees:?}");
+                return Err(Broken::of_node("I12", world, observer, what));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// I1: every request ended.
+pub(super) fn i1_everything_ended(world: &World) -> Result<(), Broken> {
+    let Some((key, request)) = world.requests().find(|(_, request)| request.waits) else { return Ok(()) };
+    let (node, what) = (request.door, format!("it never ended; its caller gave {:?}", request.limit));
+    Err(Broken { invariant: "I1", what, at: world.now(), node, request: key })
+}
+
+/// I10: nothing is counted that is not there.
+pub(super) fn i10_counts_are_zero(world: &World) -> Result<(), Broken> {
+    for node in world.running().collect::<Vec<_>>() {
+        let Some((machine, now)) = world.machine(node) else { continue };
+        let gauges = machine.gauges(now);
+        let flights: u32 = machine.peers(now).map(|peer| peer.flights).sum();
+        let held = (gauges.jobs, gauges.bytes, gauges.queue_rows, gauges.forwards, gauges.unacknowledged, flights);
+        if held != (0, 0, 0, 0, 0, 0) {
+            return Err(Broken::of_node("I10", world, node, format!("at rest its machine says {gauges:?}")));
+        }
+    }
+    if world.at_rest() {
+        return Ok(());
+    }
+    let what = "the world still holds jobs or streams of which no machine knows".to_owned();
+    Err(Broken { invariant: "I10", what, at: world.now(), node: 0, request: Key::NONE })
+}
+
+/// I7: a node that joins a shoal of equals gets half of its share after two seconds and 80 % after twelve, over all who
+/// joined in the run.
+pub(super) fn i7_joined_nodes_get_their_share(world: &World, history: &History) -> Result<(), Broken> {
+    let plan = world.plan();
+    if !plan.terms.even {
+        return Ok(());
+    }
+    for (from_ms, to_ms, percent) in [(2000, 6000, 50), (12_000, 20_000, 80)] {
+        let (mut own, mut fair) = (0, 0);
+        for &(node, ready) in &history.joined {
+            let (from, to) = (ready + Micros::from_ms(from_ms), ready + Micros::from_ms(to_ms));
+            if plan.arrivals.until < to || disturbed(plan, from, to) || world.gone_since(node).is_some() {
+                continue;
+            }
+            own += history.ran(node, from, to);
+            fair += (0..plan.nodes).map(|node| history.ran(node, from, to)).sum::<u64>() / plan.nodes as u64;
+        }
+        if JOBS_MIN <= fair && own * 100 < fair * percent {
+            let what = format!("nodes that joined ran {own} of a fair {fair} from {from_ms} to {to_ms} ms after");
+            return Err(Broken::of_node("I7", world, history.joined[0].0, what));
+        }
+    }
+    Ok(())
+}
+
+/// I11: over ten seconds without a fault, among equals, no node has more than 1.3 times the mean, and at most 40 % of
+/// the requests move.
+pub(super) fn i11_loads_are_even(world: &World, history: &History) -> Result<(), Broken> {
+    let plan = world.plan();
+    if !plan.terms.even {
+        return Ok(());
+    }
+    let length = Micros::from_ms(10_000);
+    let mut from = plan.measure_from;
+    while from + length <= plan.arrivals.until {
+        let to = from + length;
+        if disturbed(plan, from, to)
+            || history.joined.iter().any(|&(_, at)| from < at + Micros::from_ms(12_000) && at < to)
+        {
+            from = from + SLICE;
+            continue;
+        }
+        let ran: Vec<u64> = (0..plan.nodes).map(|node| history.ran(node, from, to)).collect();
+        let (sum, most) = (ran.iter().sum::<u64>(), ran.iter().copied().max().unwrap_or(0));
+        let mean = sum as f64 / ran.len() as f64;
+        // What chance alone does to so many jobs comes on top: three deviations.
+        let bound = 1.3 * mean + 3.0 * mean.sqrt();
+        if JOBS_MIN as f64 <= mean && bound < most as f64 {
+            let node = ran.iter().position(|&count| count == most).unwrap_or(0);
+            let what =
+                format!("within ten seconds from {from:?} it ran {most} jobs, a node {mean:.0} on average: {ran:?}");
+            return Err(Broken::of_node("I11", world, node, what));
+        }
+        let sum_of = |counts: &[u32]| -> u64 {
+            (slice(from + SLICE)..slice(to)).map(|at| u64::from(counts.get(at).copied().unwrap_or(0))).sum()
+        };
+        let (done, forwards) = (sum_of(&history.done), sum_of(&history.forwards));
+        if JOBS_MIN <= done && done * 40 < forwards * 100 {
+            let what = format!("within ten seconds from {from:?} there were {forwards} forwards for {done} requests");
+            return Err(Broken::of_node("I11", world, 0, what));
+        }
+        from = to;
+    }
+    Ok(())
+}
+
+/// L: five seconds after the faults ended, waits are what they were before the first one, with room for chance.
+///
+/// Only where there was capacity all the time: who was overloaded has a backlog to work off.
+pub(super) fn l_waits_are_short_again(world: &World, history: &History) -> Result<(), Broken> {
+    let p99 = |waits: &[u64]| {
+        let mut sorted = waits.to_vec();
+        sorted.sort_unstable();
+        sorted.get(sorted.len() * 99 / 100).copied().unwrap_or(0)
+    };
+    let too_few = history.waits_before.len() < WAITS_MIN || history.waits_after.len() < WAITS_MIN;
+    if !world.plan().terms.ample || too_few {
+        return Ok(());
+    }
+    let (before, after) = (p99(&history.waits_before), p99(&history.waits_after));
+    let own = world.plan().service.unloaded(world.plan().arrivals.mean_size().0);
+    if after as f64 <= 3.0 * before as f64 + 10.0 * own {
+        return Ok(());
+    }
+    let what = format!("the 99th percentile of the wait was {before} us before the faults and is {after} us after");
+    Err(Broken::of_node("L", world, 0, what))
+}
+
+/// Whether a fault lasts, or ended within the last five seconds, at some time of the span. That a node joins is none.
+fn disturbed(plan: &Plan, from: MonoTime, to: MonoTime) -> bool {
+    let rest = Micros::from_ms(5000);
+    plan.faults.iter().any(|planned| {
+        let ends = (planned.at + planned.lasts).min(plan.heal_at.max(planned.at));
+        !matches!(planned.fault, Fault::Join(_)) && planned.at < to && from < ends + rest
+    })
+}
