@@ -1,6 +1,6 @@
 //! `cluster-sim explore`: many simulated shoals, from seeds, judged and counted.
 //!
-//! For `main`. Without `--policy`, `--ablate` or `--report-table` every run is judged, and a broken invariant is told
+//! For `main`. Without `--policy`, `--ablate` or `--table` every run is judged, and a broken invariant is told
 //! with what led to it and the command that shows it again. The other three compare, and judge nothing.
 //! Not here: the simulation itself (`cluster_sim::sim`).
 
@@ -41,11 +41,11 @@ pub(crate) struct Options {
     #[arg(long, value_name = "P[,P...]", value_delimiter = ',')]
     policy: Vec<String>,
     /// Switch each mechanism off in turn, over the named scenarios
-    #[arg(long, conflicts_with_all = ["policy", "report_table"])]
+    #[arg(long, conflicts_with_all = ["policy", "table"])]
     ablate: bool,
-    /// The settings of the research's table, one run a cell
+    /// The reference table: nodes of eight slots, uneven work and old information, one run a cell
     #[arg(long, conflicts_with_all = ["policy", "scenario", "nodes"])]
-    report_table: bool,
+    table: bool,
     /// Requests of a run; it lasts as long as these take [default: as many as come in its time]
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u64).range(1..=REQUESTS_MAX))]
     requests: Option<u64>,
@@ -120,8 +120,8 @@ fn explore(options: &Options) -> Result<ExitCode> {
     }
     let last = options.first_seed.checked_add(options.seeds);
     ensure!(last.is_some(), "--first-seed {} leaves no room for {} seeds", options.first_seed, options.seeds);
-    if options.report_table {
-        return compare::report_table(options, report);
+    if options.table {
+        return compare::table_of_cases(options, report);
     }
     if options.ablate {
         return compare::ablate(options, report);

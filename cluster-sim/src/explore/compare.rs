@@ -1,4 +1,4 @@
-//! Runs that are compared: policies, mechanisms, and the research's table.
+//! Runs that are compared: policies, mechanisms, and the reference table.
 //!
 //! Part of `explore`. All sides of a comparison see the same requests, sizes and faults.
 
@@ -229,7 +229,7 @@ struct Cell {
 
 /// # Errors
 /// Standard output is closed.
-pub(super) fn report_table(options: &Options, report: Report) -> Result<ExitCode> {
+pub(super) fn table_of_cases(options: &Options, report: Report) -> Result<ExitCode> {
     let rules = Rules::default();
     let cells_count = (CASES.len() * COLUMNS.len()) as u64;
     let place = |index: u64| {
@@ -275,6 +275,6 @@ pub(super) fn report_table(options: &Options, report: Report) -> Result<ExitCode
         seed: u64,
         cells: &'a [Cell],
     }
-    report.json(&Told { explore: "report_table", seed: options.first_seed, cells: &cells })?;
+    report.json(&Told { explore: "table", seed: options.first_seed, cells: &cells })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,6 +1,6 @@
 //! What must hold, judged after every event and at the end.
 //!
-//! For `run`. Each invariant is a function with its name (research, section 3: I1 to I12) in `safety` (what one event
+//! For `run`. Each invariant is a function with its name (I1 to I12) in `safety` (what one event
 //! can break) or `whole` (what only the whole run shows). A planted bug for each is in `cluster-sim/tests`.
 //! Invariants: a check reads the world and changes nothing; each says which fault excuses what, and why.
 

@@ -73,7 +73,7 @@ pub enum Membership {
         /// Time between two looks.
         read_every: Micros,
     },
-    /// Each node sees each other one's true load once a period, 10 % more or less: what the research's table used.
+    /// Each node sees each other one's true load once a period, 10 % more or less: for the reference table.
     Direct {
         /// The period.
         period: Micros,

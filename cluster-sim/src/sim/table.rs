@@ -1,9 +1,11 @@
-//! The settings of the research's table (section 1.2), as plans.
+//! The reference table: settings in which the plain rules herd, as plans.
 //!
-//! For `explore --report-table`. Waits are told in units of the mean service time, as there.
+//! For `explore --table`. Waits are told in units of the mean service time.
 
+use shoal_core::heat::HeatRules;
 use shoal_core::node::Rules;
 use shoal_core::route::Policy;
+use shoal_core::share::Share;
 use shoal_core::time::{Micros, MonoTime};
 
 use super::models::{Device, Spread};
@@ -71,7 +73,7 @@ pub const COLUMNS: &[Column] = &[
     Column { name: "adaptive", policy: Policy::Adaptive, periodic_only: false },
 ];
 
-/// The plan of a cell. `requests` is the number of requests, by default the research's.
+/// The plan of a cell. `requests` is the number of requests, by default [`REQUESTS`].
 #[must_use]
 pub fn plan(case: &Case, column: &Column, seed: u64, requests: Option<u64>, rules: &Rules) -> Plan {
     let per_unit_ns = MEAN_SERVICE.get() * 1000;
@@ -80,10 +82,15 @@ pub fn plan(case: &Case, column: &Column, seed: u64, requests: Option<u64>, rule
     plan.name = case.name;
     plan.rules = rules.clone();
     plan.rules.route.policy = column.policy;
-    // The research's queues have no end, and nobody is turned away.
+    // Queues have no end here, and nobody is turned away.
     (plan.rules.admission.jobs_max, plan.rules.admission.bytes_max) = (u32::MAX, u64::MAX);
     if column.periodic_only {
         (plan.rules.peers.load.in_band, plan.rules.peers.load.count_sent) = (false, false);
+    }
+    // The literal rule looks at the slots in use at this moment, once a request.
+    let (enter, leave) = (Share::percent(75), Share::percent(76));
+    if column.policy == Policy::Threshold {
+        plan.rules.heat = Some(HeatRules { enter, leave, dwell: Micros::ZERO, window: Micros::ZERO });
     }
     plan.arrivals.deadline = Micros::from_ms(3_600_000);
     // A hop is 0.02 of a service.

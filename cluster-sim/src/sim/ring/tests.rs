@@ -1,4 +1,4 @@
-//! The model against the numbers that the research measured with a simulation of chitchat's source.
+//! The model against the numbers that an earlier simulation, written from chitchat's source, gave.
 
 use super::super::net::Traffic;
 use super::*;
@@ -24,9 +24,9 @@ fn detection(nodes: usize, loss_permille: u32, repetitions: u64) -> (f64, f64) {
     (mean, times.into_iter().fold(0.0, f64::max))
 }
 
-/// Research section 2.2, phi 12: 5.9 g at three nodes, 7.4 g with 20 % loss, 7.9 g at ten, 9.0 g at thirty.
+/// Phi 12: 5.9 g at three nodes, 7.4 g with 20 % loss, 7.9 g at ten, 9.0 g at thirty.
 #[test]
-fn a_dead_node_is_noticed_as_late_as_the_research_says() {
+fn a_dead_node_is_noticed_as_late_as_chitchats_source_says() {
     for (nodes, loss_permille, repetitions, expected) in
         [(3, 0, 40, 5.9), (3, 200, 40, 7.4), (10, 0, 30, 7.9), (30, 0, 6, 9.0)]
     {
@@ -36,7 +36,7 @@ fn a_dead_node_is_noticed_as_late_as_the_research_says() {
     }
 }
 
-/// Research section 2.2: join in 3 to 5 g, p99 6 g.
+/// Join in 3 to 5 g, p99 6 g.
 #[test]
 fn a_node_that_joins_is_seen_within_a_few_intervals() {
     for seed in 0..20 {
