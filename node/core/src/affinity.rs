@@ -94,11 +94,29 @@ impl From<OwnerTable> for RawOwnerTable {
     }
 }
 
-/// Whether a node that holds `held` jobs may get one more, when all `nodes` together hold `held_sum`.
+/// Jobs that an owner may hold beside what runs there at one time, however little the others hold: with a handful of
+/// jobs in the whole shoal the mean says nothing, and sessions would be passed on for nothing.
+const HELD_FLOOR: u64 = 3;
+
+/// What an owner, and all nodes together, hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holding {
+    /// Jobs of the owner.
+    pub held: u64,
+    /// Batches that run there at one time.
+    pub slots: u64,
+    /// Jobs of all nodes together.
+    pub held_sum: u64,
+    /// How many nodes that are.
+    pub nodes: u64,
+}
+
+/// Whether the owner may get one more job.
 #[must_use]
-pub fn within_bound(rules: &AffinityRules, held: u64, held_sum: u64, nodes: u64) -> bool {
+pub fn within_bound(rules: &AffinityRules, holding: Holding) -> bool {
+    let Holding { held, slots, held_sum, nodes } = holding;
     let share = (held_sum.saturating_add(1)).saturating_mul(rules.bound_percent.into());
-    held < share.div_ceil(nodes.max(1).saturating_mul(100))
+    held < slots.saturating_add(HELD_FLOOR) || held < share.div_ceil(nodes.max(1).saturating_mul(100))
 }
 
 #[cfg(test)]
@@ -131,18 +149,20 @@ mod tests {
     }
 
     #[test]
-    fn an_owner_may_be_a_quarter_above_the_mean() {
+    fn an_owner_may_be_a_quarter_above_the_mean_and_always_hold_a_few() {
         let rules = AffinityRules::default();
-        for (held, sum, nodes, expected) in [
-            (0, 0, 3, true),
-            (1, 1, 3, false),
-            (1, 3, 3, true),
-            (2, 3, 3, false),
-            (12, 29, 3, true),
-            (13, 29, 3, false),
-            (0, u64::MAX, 1, true),
+        for (held, slots, held_sum, nodes, expected) in [
+            (0, 1, 0, 3, true),
+            (3, 1, 3, 3, true),
+            (4, 1, 4, 3, false),
+            (10, 8, 10, 3, true),
+            (11, 8, 11, 3, false),
+            (12, 1, 29, 3, true),
+            (13, 1, 29, 3, false),
+            (u64::MAX, u64::MAX, u64::MAX, 1, false),
         ] {
-            assert_eq!(within_bound(&rules, held, sum, nodes), expected, "{held} of {sum} on {nodes}");
+            let holding = Holding { held, slots, held_sum, nodes };
+            assert_eq!(within_bound(&rules, holding), expected, "{holding:?}");
         }
     }
 }

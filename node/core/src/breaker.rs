@@ -1,6 +1,6 @@
 //! When a peer whose model fails is left alone, and how far its errors make it less attractive before that.
 //!
-//! For `peers`. The parameters carry the names that Hystrix gave them: request volume, error percent, sleep window.
+//! For `peers`, and for `node` about itself. The parameters carry the names that Hystrix gave them: request volume, error percent, sleep window.
 //! Errors are those for which the peer is to blame: the same job worked elsewhere.
 //! Invariants: a pause knows its end; what is remembered is ten seconds, in a fixed space; a pause in a row is longer.
 //! Not here: broken connections and silence (`gate`).
@@ -49,6 +49,8 @@ struct Second {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Breaker {
     seconds: [Second; SECONDS],
+    /// The newest outcomes, one bit each, an error is 1: a node that was well for long and fails now shows at once.
+    newest: u8,
     paused_until: Option<MonoTime>,
     pauses: u8,
 }
@@ -74,6 +76,7 @@ impl Breaker {
         if second.number != number {
             *second = Second { number, ..Second::default() };
         }
+        self.newest = self.newest << 1 | u8::from(error);
         second.answers = second.answers.saturating_add(1);
         second.errors = second.errors.saturating_add(u32::from(error));
         let Some(rules) = rules.filter(|_| error && self.passes(now)) else { return false };
@@ -87,15 +90,26 @@ impl Breaker {
         self.pauses = if recovered { 1 } else { self.pauses.saturating_add(1) };
         let doubled = rules.sleep_window.times(1 << u32::from(self.pauses - 1).min(16));
         self.paused_until = Some(now + doubled.min(rules.sleep_window_max));
-        self.seconds = [Second::default(); SECONDS];
+        (self.seconds, self.newest) = ([Second::default(); SECONDS], 0);
         true
     }
 
-    /// Part of the last answers that were errors, as thousandths. One error alone is a half.
+    /// Part of the last answers that were errors, as thousandths: of those of ten seconds or of the newest, whichever is
+    /// worse. One error alone is a half.
     #[must_use]
     pub fn error_permille(&self, now: MonoTime) -> u64 {
         let (answers, errors) = self.counts(now);
-        if errors == 0 { 0 } else { errors * 1000 / (answers + 1) }
+        let newest = u64::from(self.newest.count_ones()) * 1000 / u64::from(u8::BITS);
+        if errors == 0 { 0 } else { (errors * 1000 / (answers + 1)).max(newest) }
+    }
+
+    /// What its errors add to the completion of a job there, when doing the job again takes `redo`.
+    ///
+    /// An error costs the way there and then all of `redo`; twice that, so that a node which fails every second job is
+    /// never chosen for being fast.
+    #[must_use]
+    pub fn cost_of_errors(&self, now: MonoTime, redo: Micros) -> Micros {
+        redo.permille(2 * self.error_permille(now))
     }
 
     fn counts(&self, now: MonoTime) -> (u64, u64) {
@@ -156,6 +170,8 @@ mod tests {
     fn errors_show_before_they_pause() {
         let (breaker, _) = run(&[(0, 4, 4)]);
         assert_eq!((breaker.error_permille(ms(1)), breaker.error_permille(ms(10_000))), (800, 0));
-        assert_eq!(run(&[(0, 99, 1)]).0.error_permille(ms(1)), 10);
+        let error = |well_after| run(&[(0, 99, 0), (1, 1, 1), (2, well_after, 0)]).0.error_permille(ms(3));
+        assert_eq!([0, 7, 8, 98].map(error), [125, 125, 9, 5], "one error among many counts while it is new");
+        assert_eq!(run(&[(0, 99, 0), (1, 4, 4)]).0.error_permille(ms(3)), 500, "failing now, well before");
     }
 }

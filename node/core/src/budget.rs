@@ -42,14 +42,19 @@ impl Budget {
         self.add(u64::from(rules.percent) * ONE / 100);
     }
 
-    /// Takes one unit if there is one. Returns whether there was.
-    pub fn take(&mut self, now: MonoTime, rules: &BudgetRules) -> bool {
+    /// Whether there is a unit to take.
+    pub fn has(&mut self, now: MonoTime, rules: &BudgetRules) -> bool {
         let trickle = now.since(self.trickled).get().saturating_mul(rules.per_second.into()) / 1000;
         if 0 < trickle {
             self.trickled = now;
             self.add(trickle);
         }
-        let enough = ONE <= self.thousandths;
+        ONE <= self.thousandths
+    }
+
+    /// Takes one unit if there is one. Returns whether there was.
+    pub fn take(&mut self, now: MonoTime, rules: &BudgetRules) -> bool {
+        let enough = self.has(now, rules);
         if enough {
             self.thousandths -= ONE;
         }

@@ -16,6 +16,11 @@ use crate::time::Micros;
 const WEIGHT_STEADY: f64 = 0.005;
 /// Weight of the newest batch while the model does not fit any more: the last 20 or so decide.
 const WEIGHT_DRIFTING: f64 = 0.1;
+/// What was learned so long ago counts for nothing beside a new batch. A node that believes itself slow gets little work,
+/// so it has to learn from few batches that it is not.
+const FORGOTTEN_AFTER: f64 = 10e6;
+/// Weight of one batch after however long a pause.
+const WEIGHT_MAX: f64 = 0.2;
 /// Weight of the newest error in what says whether the model still fits.
 const WEIGHT_ERROR: f64 = 0.05;
 /// The model does not fit when the mean of the last errors is so many standard errors off zero.
@@ -73,16 +78,17 @@ pub struct CostModel {
 }
 
 impl CostModel {
-    /// One batch of `units` units took `took`.
-    pub fn observe(&mut self, units: u64, took: Micros) {
+    /// One batch of `units` units took `took`; the one before it was learned `since` ago.
+    pub fn observe(&mut self, units: u64, took: Micros, since: Micros) {
         // Both are far below 2^53 once bounded, so the conversions are exact.
         let units = units.clamp(1, 1 << 40) as f64;
         let micros = (took.get().min(1 << 50) as f64).min(TIME_MAX);
         let micros = micros.min(self.surprising(units));
         let steady = if self.drifts(units, micros) { WEIGHT_DRIFTING } else { WEIGHT_STEADY };
         self.batches = self.batches.saturating_add(1);
+        let aged = (since.get() as f64 / FORGOTTEN_AFTER).min(WEIGHT_MAX);
         // The first batches are averaged evenly, so that one odd first batch is soon forgotten.
-        let weight = steady.max(1.0 / self.batches as f64);
+        let weight = steady.max(aged).max(1.0 / self.batches as f64);
         let (units_off, micros_off) = (units - self.units_mean, micros - self.micros_mean);
         self.units_mean += weight * units_off;
         self.micros_mean += weight * micros_off;
@@ -145,7 +151,7 @@ mod tests {
     fn learned(batches: &[(u64, u64)]) -> Cost {
         let mut model = CostModel::default();
         for &(units, micros) in batches {
-            model.observe(units, Micros::new(micros));
+            model.observe(units, Micros::new(micros), Micros::ZERO);
         }
         model.cost().expect("at least one batch")
     }
@@ -171,6 +177,17 @@ mod tests {
         batches.extend([(4, 40_000); 20]);
         let told = learned(&batches).of(4, 1).get();
         assert!(30_000 < told, "{told}");
+    }
+
+    #[test]
+    fn a_node_with_little_work_learns_within_some_looks_that_it_is_not_slow_any_more() {
+        let mut model = CostModel::default();
+        // Unlike batches, ten times as slow as they will be: an error of the model does not stand out.
+        (0..1000).for_each(|i| model.observe(4, Micros::new([1_000, 4_000, 200_000][i % 3]), Micros::from_ms(50)));
+        let slow = model.cost().expect("observed").of(4, 1).get();
+        (0..30).for_each(|_| model.observe(4, Micros::new(7_000), Micros::from_ms(1000)));
+        let told = model.cost().expect("observed").of(4, 1).get();
+        assert!(60_000 < slow && told < 11_000, "{slow} {told}");
     }
 
     #[test]

@@ -37,8 +37,10 @@ pub enum Gate {
 /// What happened to a peer's transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
-    /// Any direct word from the peer: an acceptance, an answer, a refusal, a ping's answer, a request of its own.
+    /// A direct word from the peer in answer to this node: an acceptance, an answer, a refusal, a ping's answer.
     Heard,
+    /// The peer sent a job of its own. It lives; whether it can be reached has to be asked.
+    Called,
     /// A connection could not be made, or broke: nothing gets there now.
     Broke,
     /// Something that should have come did not: an acknowledgement, the answer to a ping. It may only be slow.
@@ -110,7 +112,7 @@ impl Gate {
 
 /// The gate after `signal`. A ping is to be sent exactly when the result is `Probing` and `gate` was not.
 ///
-/// `chance` is any random number. Caller's promise: `Tick` comes again and again; any word from the peer is `Heard`.
+/// `chance` is any random number. Caller's promise: `Tick` comes again and again; any answer of the peer is `Heard`.
 #[must_use]
 pub fn step(now: MonoTime, rules: &GateRules, gate: Gate, signal: Signal, chance: u64) -> Gate {
     match (gate, signal) {
@@ -122,6 +124,12 @@ pub fn step(now: MonoTime, rules: &GateRules, gate: Gate, signal: Signal, chance
         (Gate::Blocking { until, trips }, Signal::Tick) if until <= now => {
             Gate::Probing { until: now + rules.ping_limit, trips }
         }
+        // The first pause ends now. A later one may last as long as a ping: whoever calls and cannot be reached is not
+        // pinged for each of its calls.
+        (Gate::Blocking { until, trips }, Signal::Called) => {
+            let soon = if trips <= 1 { now } else { now + rules.ping_limit };
+            Gate::Blocking { until: until.min(soon), trips }
+        }
         (Gate::Probing { until, trips }, Signal::Tick) if until <= now => {
             rules.pause(now, trips.saturating_add(1), chance)
         }
@@ -130,7 +138,7 @@ pub fn step(now: MonoTime, rules: &GateRules, gate: Gate, signal: Signal, chance
         }
         (
             Gate::Passing { .. } | Gate::Blocking { .. } | Gate::Probing { .. },
-            Signal::Broke | Signal::Silent | Signal::Tick,
+            Signal::Broke | Signal::Silent | Signal::Called | Signal::Tick,
         ) => gate,
     }
 }
@@ -149,7 +157,7 @@ mod tests {
         assert_eq!(end, expected, "{steps:?}");
     }
 
-    use Signal::{Broke, Heard, Silent, Tick};
+    use Signal::{Broke, Called, Heard, Silent, Tick};
 
     #[test]
     fn one_silence_between_words_does_not_block() {
@@ -199,22 +207,31 @@ mod tests {
     }
 
     #[test]
-    fn any_word_opens_from_every_state() {
+    fn a_request_of_the_peer_ends_the_pause_with_a_ping_and_opens_nothing() {
+        run(&[(0, Silent), (1, Called), (2, Silent)], Gate::Blocking { until: ms(1002), trips: 1 });
+        run(&[(0, Broke), (300, Called)], Gate::Blocking { until: ms(300), trips: 1 });
+        run(&[(0, Broke), (300, Called), (310, Tick), (311, Called)], Gate::Probing { until: ms(710), trips: 1 });
+        let calls = [(0, Broke), (300, Called), (310, Tick), (311, Broke), (320, Called), (700, Called)];
+        run(&calls, Gate::Blocking { until: ms(720), trips: 2 });
+    }
+
+    #[test]
+    fn any_answer_opens_from_every_state() {
         run(&[(0, Silent), (0, Silent), (3, Heard)], Gate::NEW);
         run(&[(0, Silent), (0, Silent), (1000, Tick), (1001, Heard)], Gate::NEW);
     }
 
-    /// From every state reachable within nine signals, silence followed by ticks leads to a ping, and a word to
+    /// From every state reachable within eight signals, silence followed by ticks leads to a ping, and a word to
     /// `Passing`.
     #[test]
     fn no_sequence_of_signals_ends_in_a_state_without_a_way_out() {
         let rules = GateRules::default();
         let mut states = vec![(Gate::NEW, 0u64)];
-        for _ in 0..9 {
+        for _ in 0..8 {
             states = states
                 .iter()
                 .flat_map(|&(gate, at)| {
-                    [Heard, Silent, Broke, Tick]
+                    [Heard, Called, Silent, Broke, Tick]
                         .map(|signal| (step(ms(at + 700), &rules, gate, signal, at * 7919), at + 700))
                 })
                 .collect();

@@ -19,6 +19,8 @@ const TIME_MAX: Micros = Micros::from_ms(3_600_000);
 const UNIT_NS_MAX: u64 = 60_000_000_000;
 /// Most slots that a report may claim.
 const SLOTS_MAX: u32 = 65_536;
+/// Most jobs that a report may claim.
+const HELD_MAX: u32 = 1_000_000;
 
 /// What a node said about itself at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,11 +49,15 @@ impl Report {
     /// Whether the numbers can be true at all. Whoever says otherwise is broken, or lies: what it says is not known.
     #[must_use]
     pub fn is_believable(&self) -> bool {
-        let Self { wait, cost, slots, .. } = self;
-        *wait <= TIME_MAX
-            && cost.fixed <= TIME_MAX
-            && cost.per_unit_ns <= UNIT_NS_MAX
-            && (1..=SLOTS_MAX).contains(slots)
+        *self == self.believable()
+    }
+
+    /// The same with numbers that others believe: what a node says of itself, however slow it is.
+    #[must_use]
+    pub fn believable(self) -> Self {
+        let cost = Cost { fixed: self.cost.fixed.min(TIME_MAX), per_unit_ns: self.cost.per_unit_ns.min(UNIT_NS_MAX) };
+        let (wait, held, slots) = (self.wait.min(TIME_MAX), self.held.min(HELD_MAX), self.slots.clamp(1, SLOTS_MAX));
+        Self { wait, cost, held, slots, ..self }
     }
 }
 
@@ -105,6 +111,12 @@ impl LoadView {
     #[must_use]
     pub fn report(&self) -> Option<Report> {
         self.newest.map(|(report, _)| report)
+    }
+
+    /// The newest report and when it came.
+    #[must_use]
+    pub fn newest(&self) -> Option<(Report, MonoTime)> {
+        self.newest
     }
 
     /// Time since the newest report came.
@@ -186,8 +198,9 @@ mod tests {
             Report { cost: slow(Micros::ZERO, u64::MAX), ..sound },
             Report { slots: 0, ..sound },
             Report { slots: u32::MAX, ..sound },
+            Report { held: u32::MAX, ..sound },
         ] {
-            assert!(!absurd.is_believable(), "{absurd:?}");
+            assert!(!absurd.is_believable() && absurd.believable().is_believable(), "{absurd:?}");
         }
     }
 }

@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::admission::Held;
 use crate::affinity::OwnerTable;
+use crate::breaker::Breaker;
 use crate::budget::Budget;
 use crate::cost::{Cost, CostModel};
 use crate::gate::Signal;
@@ -46,6 +47,11 @@ use job::Job;
 /// A step comes at least so often, because a tick does; a longer gap means that this process stood still.
 const STEP_EVERY: Micros = Micros::from_ms(100);
 
+/// Lateness of this node below this is nothing special.
+const LAG_NOISE: Micros = Micros::from_ms(20);
+/// A node that is later than this does not hear of peers that are gone from acknowledgements that do not come.
+const LAG_MAX: Micros = Micros::from_ms(1000);
+
 /// Use of the device is smoothed over this time where nobody looks at the heat.
 const OCCUPANCY_WINDOW: Micros = Micros::from_ms(1000);
 
@@ -64,17 +70,23 @@ pub struct Node {
     here: u32,
     /// Those of them that callers of this node sent.
     here_mine: u32,
+    /// Jobs that wait for a node to start.
+    waiting: u32,
     /// Before this moment no job is late.
     due: MonoTime,
     queue: Queue,
     running: Vec<Running>,
     batches: u64,
     cost: CostModel,
+    /// When the cost was last observed.
+    learned: MonoTime,
     /// When the cost was last observed or asked for.
     measured: MonoTime,
     /// Units of the first inference, which a measurement repeats.
     measure_units: u64,
     stretch: Stretch,
+    /// What this node's own model was to blame for.
+    own_errors: Breaker,
     device: DeviceLoad,
     occupancy: Occupancy,
     heat: Heat,
@@ -83,9 +95,13 @@ pub struct Node {
     retries: Budget,
     hedges: Budget,
     lateness: Lateness,
-    stepped: MonoTime,
+    stepped: Option<MonoTime>,
+    ticked: Option<MonoTime>,
+    lag: Lag,
     /// This node stood still, and until then it calls nobody dead or silent.
     doubt_until: Option<MonoTime>,
+    /// Before this moment it does not suspect itself again: a node that is always late would never notice silence.
+    sure_until: MonoTime,
     /// Choices so far.
     turn: u64,
     report_seq: u64,
@@ -100,6 +116,13 @@ struct Running {
     rows: Vec<Pulled>,
     units: u64,
     started: MonoTime,
+}
+
+/// How late this node itself was the last time that it could tell.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+struct Lag {
+    tick: Micros,
+    pulse: Micros,
 }
 
 /// How much of the device was in use, smoothed.
@@ -117,10 +140,7 @@ impl Occupancy {
     fn on_use(&mut self, now: MonoTime, window: Micros, used: usize, slots: u32) {
         let span = now.since(self.at).get();
         let target = (used as u64 * Self::WHOLE).checked_div(slots.into()).unwrap_or(0).min(Self::WHOLE);
-        let part = |whole: u64| {
-            let moved = u128::from(whole) * u128::from(span.min(window.get())) / u128::from(window.get().max(1));
-            u64::try_from(moved).unwrap_or(whole)
-        };
+        let part = |whole: u64| (whole.saturating_mul(span) / window.get().max(1)).min(whole);
         if window <= Micros::new(span) {
             self.millionths = target;
         } else if self.millionths < target {
@@ -178,14 +198,17 @@ impl Node {
             bytes_held: 0,
             here: 0,
             here_mine: 0,
+            waiting: 0,
             due: MonoTime::START,
             queue: Queue::default(),
             running: Vec::new(),
             batches: 0,
             cost: CostModel::default(),
+            learned: MonoTime::START,
             measured: MonoTime::START,
             measure_units: 1,
             stretch: Stretch::default(),
+            own_errors: Breaker::default(),
             device: DeviceLoad::default(),
             occupancy: Occupancy::default(),
             heat: Heat::default(),
@@ -193,8 +216,11 @@ impl Node {
             retries,
             hedges,
             lateness: Lateness::default(),
-            stepped: MonoTime::START,
+            stepped: None,
+            ticked: None,
+            lag: Lag::default(),
             doubt_until: None,
+            sure_until: MonoTime::START,
             turn,
             report_seq: 0,
             published: None,
@@ -210,7 +236,7 @@ impl Node {
         self.mind_the_gap(now);
         match input {
             Input::Arrived(arrival) => self.on_arrived(now, arrival, effects),
-            Input::Left { job } => self.on_left(job, effects),
+            Input::Left { job } => self.on_left(now, job, effects),
             Input::BatchDone { batch, took, rows } => self.on_batch_done(now, batch, took, &rows, effects),
             Input::BatchFailed { batch } => self.on_batch_failed(now, batch, effects),
             Input::Flushed { job, attempt } => self.on_flushed(now, job, attempt),
@@ -226,29 +252,30 @@ impl Node {
                 self.heard(now, &peer, word);
                 self.on_refused(now, job, attempt, refusal, effects);
             }
-            Input::Broke { job, attempt, peer } => self.on_broke(now, (job, attempt), &peer, Signal::Broke, effects),
+            Input::Broke { job, attempt, peer: _ } => self.on_broke(now, (job, attempt), effects),
             Input::Heard { peer, word } => self.heard(now, &peer, word),
-            Input::PingFailed { peer } => self.failed(now, &peer, None, Signal::Silent),
+            Input::Called { peer, word } => self.peers.on_called(now, &peer, word, &mut self.tally),
+            // Under doubt, who knows whether the peer was silent or this node deaf.
+            Input::PingFailed { .. } if self.in_doubt(now) => {}
+            Input::PingFailed { peer } => {
+                let with = (&mut self.prng, &mut self.tally);
+                self.peers.on_failed(now, &peer, None, Signal::Silent, with);
+            }
             Input::Membership(members) => {
                 self.peers.on_membership(now, members, self.doubt_until.is_some(), &mut self.tally);
                 self.place_waiting(now, effects);
             }
             Input::Owners(owners) => self.owners = owners,
             Input::Probed(device) => self.device = device,
-            Input::Pulse { late } => {
-                if self.rules.pulse.is_some_and(|pulse| pulse.late_max < late) {
-                    self.suspect_self(now);
-                }
-            }
+            Input::Pulse { late } => self.on_pulse(now, late),
             Input::Canary(verdict) => self.on_canary(now, verdict, effects),
             Input::Measured { units, took } => {
-                self.measured = now;
-                self.cost.observe(units, took);
+                self.learn_cost(now, units, took);
             }
             Input::EngineReady { units, took } => {
                 self.engine = EngineState::Ready;
-                (self.measured, self.measure_units) = (now, units);
-                self.cost.observe(units, took);
+                self.measure_units = units;
+                self.learn_cost(now, units, took);
                 self.publish(now, effects);
                 self.place_waiting(now, effects);
             }
@@ -276,6 +303,7 @@ impl Node {
             busy: self.device.busy,
             memory: self.device.memory,
         }
+        .believable()
     }
 
     /// What is held and how long a new job would wait.
@@ -290,7 +318,7 @@ impl Node {
             unacknowledged: self.peers.units_unacknowledged(),
             wait: self.wait_here(now),
             hot: self.heat.is_hot(),
-            load: self.load(),
+            load: self.load_hot(),
         }
     }
 
@@ -347,34 +375,65 @@ impl Node {
         self.peers.on_heard(now, peer, word, &mut self.tally);
     }
 
-    fn failed(&mut self, now: MonoTime, peer: &NodeId, boot: Option<BootId>, signal: Signal) {
-        self.peers.on_failed(now, peer, boot, signal, (&mut self.prng, &mut self.tally));
-    }
-
     fn cost_here(&self) -> Cost {
         self.cost.cost().unwrap_or_default()
     }
 
-    /// The part of this node that the 75 % rule looks at: what the probes say, else how much of the device is in use.
+    /// How much of the device is in use: what the probe says, else what was measured here.
     fn load(&self) -> Share {
-        let DeviceLoad { busy, memory } = self.device;
-        busy.max(memory).unwrap_or_else(|| self.occupancy.share())
+        self.device.busy.unwrap_or_else(|| self.occupancy.share())
+    }
+
+    /// The part of this node that the 75 % rule looks at: device or memory, whichever is fuller.
+    fn load_hot(&self) -> Share {
+        self.load().max(self.device.memory.unwrap_or_default())
     }
 
     /// A process that stood still finds its sockets full of news and its peers silent: that was itself.
     fn mind_the_gap(&mut self, now: MonoTime) {
-        let gap = now.since(self.stepped);
-        self.stepped = now;
+        let Some(stepped) = self.stepped.replace(now) else { return };
         let Some(pulse) = self.rules.pulse else { return };
-        if STEP_EVERY + pulse.late_max < gap {
+        if STEP_EVERY + pulse.late_max < now.since(stepped) {
             self.suspect_self(now);
         }
     }
 
     fn suspect_self(&mut self, now: MonoTime) {
         let Some(pulse) = self.rules.pulse else { return };
+        if self.in_doubt(now) || now < self.sure_until {
+            return;
+        }
         self.tally.count(Rule::SelfSuspected);
         self.doubt_until = Some(now + pulse.doubt);
+        self.sure_until = now + pulse.doubt.times(2);
+    }
+
+    /// This node suspects itself.
+    fn in_doubt(&self, now: MonoTime) -> bool {
+        self.doubt_until.is_some_and(|until| now < until)
+    }
+
+    fn on_pulse(&mut self, now: MonoTime, late: Micros) {
+        let Some(pulse) = self.rules.pulse else { return };
+        self.set_lag(Lag { pulse: late, ..self.lag });
+        if pulse.late_max < late {
+            self.suspect_self(now);
+        }
+    }
+
+    /// So much later than it should, this node hears what peers say.
+    fn lag(&self) -> Micros {
+        let lag = self.lag.tick.max(self.lag.pulse);
+        if lag < LAG_NOISE { Micros::ZERO } else { lag.min(LAG_MAX) }
+    }
+
+    fn set_lag(&mut self, lag: Lag) {
+        let before = self.lag();
+        self.lag = lag;
+        if self.lag() < before {
+            // What was not late with the longer limit may be with the shorter one.
+            self.due = MonoTime::START;
+        }
     }
 
     fn on_canary(&mut self, now: MonoTime, verdict: CanaryVerdict, effects: &mut Vec<Effect>) {
@@ -402,6 +461,10 @@ impl Node {
     }
 
     fn on_tick(&mut self, now: MonoTime, effects: &mut Vec<Effect>) {
+        let ticked = self.ticked.replace(now);
+        if let Some(ticked) = ticked.filter(|_| self.rules.pulse.is_some()) {
+            self.set_lag(Lag { tick: now.since(ticked) - STEP_EVERY, ..self.lag });
+        }
         if self.doubt_until.is_some_and(|until| until <= now) {
             self.doubt_until = None;
             self.peers.on_doubt_ended(now);
@@ -417,13 +480,18 @@ impl Node {
         self.measure_if_due(now, effects);
     }
 
-    /// Looks whether this node is hot.
-    fn mind_heat(&mut self, now: MonoTime) {
+    /// So much of the device was in use until now. Comes before each change of what runs.
+    fn note_use(&mut self, now: MonoTime) {
         let window = self.rules.heat.map_or(OCCUPANCY_WINDOW, |rules| rules.window);
         self.occupancy.on_use(now, window, self.running.len(), self.rules.batch.slots);
+    }
+
+    /// Looks whether this node is hot.
+    fn mind_heat(&mut self, now: MonoTime) {
+        self.note_use(now);
         let Some(rules) = self.rules.heat else { return };
         let before = self.heat;
-        self.heat = heat::step(now, &rules, before, Some(self.load()), self.prng.next_u64());
+        self.heat = heat::step(now, &rules, before, Some(self.load_hot()), self.prng.next_u64());
         if self.heat.is_hot() && !before.is_hot() {
             self.tally.count(Rule::BecameHot);
         }
@@ -455,7 +523,7 @@ impl Node {
 
     /// Tries again to place what waits for this node, or a peer, to be able to compute.
     fn place_waiting(&mut self, now: MonoTime, effects: &mut Vec<Effect>) {
-        if self.jobs.is_empty() || self.tally.of(Rule::HeldForStart) == 0 {
+        if self.waiting == 0 {
             return;
         }
         let waiting = self.jobs.iter().filter(|(_, job)| job.waiting);

@@ -1,36 +1,34 @@
 //! The one table of peers: what gossip says of each, whether its transport works, what it says of its load, and how its
 //! answers turned out.
 //!
-//! For `node`, which asks it for seats.
+//! For `node`, which asks it for seats. One peer is in `peer`, whom to offer in `pool`.
 //! Invariants: everything counted about a peer belongs to one run of its process ([`BootId`]) and goes with it; a peer
 //! that does not serve this model, does not take work, or whose gate or breaker does not pass is never offered; one
 //! that gossip calls dead only in a panic, and then only while it answers pings.
 
+mod peer;
+mod pool;
+
+pub use pool::{Draw, Take};
+
 use serde::{Deserialize, Serialize};
 
-use crate::breaker::{Breaker, BreakerRules};
+use crate::breaker::BreakerRules;
 use crate::cost::Cost;
 use crate::gate::{self, Gate, GateRules, Signal};
 use crate::id::{BootId, NodeId};
 use crate::lifecycle::Standing;
-use crate::load::{LoadRules, LoadView, Report};
+use crate::load::{LoadRules, Report};
 use crate::prng::Prng;
 use crate::route::Seat;
 use crate::share::Share;
-use crate::stretch::Stretch;
 use crate::tally::{Rule, Tally};
 use crate::time::{Micros, MonoTime};
+use peer::{Peer, Start};
+use pool::Pool;
 
-/// Round trip that is assumed before the first measurement.
-const RTT_UNKNOWN: Micros = Micros::from_ms(1);
-/// A peer that gossip calls dead is pinged this often while gossip is in doubt.
-const DOUBT_PING_EVERY: Micros = Micros::from_ms(1000);
-/// So long a direct word proves that such a peer lives.
-const DOUBT_TRUST: Micros = Micros::from_ms(3000);
-/// A stretch below this, in thousandths of what is usual, is noise.
-const STRETCH_NOISE: u64 = 1500;
-/// Part of its share, in percent, that a node gets which has just started.
-const SLOW_START_FROM: u64 = 10;
+/// Means over all peers are made again so often.
+const SUMS_EVERY: Micros = Micros::from_ms(100);
 
 /// When a peer is left alone, and how much it is believed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,20 +106,13 @@ pub struct Peers {
     pool: Pool,
     stale: bool,
     sums: Sums,
-    /// Gates that do not pass, or may not: while there is none, a tick has nothing to look at.
-    unsettled: bool,
+    sums_at: MonoTime,
+    /// Before this moment time alone changes nothing about anybody: until then a tick has nothing to look at.
+    due: MonoTime,
     panics: bool,
+    /// The present panic was counted.
+    panic_counted: bool,
     entries: u64,
-}
-
-/// Positions in the table of the peers that may get a job.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct Pool {
-    first: Vec<u32>,
-    backups: Vec<u32>,
-    weight_max: u32,
-    /// Some weight is not the largest, or rises: a draw has to look at weights.
-    uneven: bool,
 }
 
 /// Sums over the peers that are heard and said their load.
@@ -131,41 +122,6 @@ struct Sums {
     wait: Micros,
     busy: u64,
     busy_told: u64,
-}
-
-/// When a process was first seen to take work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum Start {
-    /// It does not yet.
-    Awaited,
-    /// Before this node knew of it, or with it.
-    Before,
-    /// Then.
-    At(MonoTime),
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Peer {
-    entry: u64,
-    facts: PeerFacts,
-    gate: Gate,
-    breaker: Breaker,
-    load: LoadView,
-    stretch: Stretch,
-    rtt: Micros,
-    /// When its last direct word came.
-    heard: Option<MonoTime>,
-    /// Gossip calls it dead since then.
-    dead_since: Option<MonoTime>,
-    /// While gossip is in doubt: when it was last pinged.
-    doubted: Option<MonoTime>,
-    start: Start,
-    /// Jobs of this node's callers that are on the way there or there.
-    flights: u32,
-    /// Units of those that it did not acknowledge yet: its newest report cannot contain them.
-    units_unacknowledged: u64,
-    /// Units that it acknowledged without a report of its load, since its newest report.
-    units_unreported: u64,
 }
 
 /// What is asked about a peer's completion.
@@ -191,6 +147,8 @@ pub struct Ticket {
     entry: u64,
     units: u64,
     acknowledged: bool,
+    /// It was acknowledged without a report, after so many reports.
+    unreported_after: Option<u64>,
 }
 
 /// A peer as people and metrics see it.
@@ -226,110 +184,6 @@ impl Ticket {
     }
 }
 
-impl Peer {
-    fn new(entry: u64, facts: PeerFacts) -> Self {
-        Self {
-            entry,
-            facts,
-            gate: Gate::NEW,
-            breaker: Breaker::default(),
-            load: LoadView::default(),
-            stretch: Stretch::default(),
-            rtt: RTT_UNKNOWN,
-            heard: None,
-            dead_since: None,
-            doubted: None,
-            start: Start::Awaited,
-            flights: 0,
-            units_unacknowledged: 0,
-            units_unreported: 0,
-        }
-    }
-
-    /// Takes a claim, unless an earlier run of the process made it. A later run is heard before gossip knows it.
-    fn on_report(&mut self, now: MonoTime, report: Report, tally: &mut Tally) {
-        if !report.is_believable() {
-            return tally.count(Rule::AbsurdReport);
-        }
-        if self.facts.boot <= report.boot && self.load.on_report(now, report) {
-            self.units_unreported = 0;
-        }
-    }
-
-    fn standing(&self) -> Standing {
-        self.load.report().map_or(self.facts.standing, |report| report.standing)
-    }
-
-    /// It would get work if it were there.
-    fn wanted(&self) -> bool {
-        self.facts.serves && 0 < self.facts.weight && self.standing().accepts()
-    }
-
-    /// It answers directly although gossip calls it dead.
-    fn answers_unheard(&self, now: MonoTime) -> bool {
-        let since = |since| self.heard.is_some_and(|heard| since < heard && now.since(heard) < DOUBT_TRUST);
-        self.dead_since.is_some_and(since)
-    }
-
-    fn may(&self, now: MonoTime, panics: bool) -> bool {
-        let there = self.dead_since.is_none() || (panics && self.answers_unheard(now));
-        there && self.wanted() && self.gate.passes() && self.breaker.passes(now)
-    }
-
-    /// Its weight; less while it has just started.
-    fn weight(&self, now: MonoTime, slow_start: Option<Micros>) -> u64 {
-        let full = u64::from(self.facts.weight);
-        let (Start::At(started), Some(ramp)) = (self.start, slow_start) else { return full * 100 };
-        let age = now.since(started).get().min(ramp.get());
-        let risen = (100 - SLOW_START_FROM) * age / ramp.get().max(1);
-        full * (SLOW_START_FROM + risen)
-    }
-
-    fn seat(&self, now: MonoTime, rules: &PeerRules, sums: &Sums, question: &Question) -> Seat {
-        let report = self.load.report();
-        let told_cost = report.map(|report| report.cost).filter(|&cost| cost != Cost::default());
-        let cost = told_cost.unwrap_or(question.cost_unknown);
-        let slots = report.map_or(1, |report| report.slots);
-        let wait = self.load.wait(now, &rules.load, sums.wait_mean(question.wait_here));
-        let sent = if rules.load.count_sent { self.units_unacknowledged + self.units_unreported } else { 0 };
-        // On one device what was sent joins the job's own batch; on slots it takes its turn in one of them.
-        let (ahead, own) = match slots {
-            1 => (Micros::ZERO, cost.of(sent + question.units, 1)),
-            _ => (Micros::new(cost.of(sent, u64::from(0 < sent)).get() / u64::from(slots)), cost.of(question.units, 1)),
-        };
-        let promised = wait + ahead + own;
-        let mut completion = promised;
-        if rules.count_stretch {
-            // What is usual says how good estimates are at all; only what is beyond that is the peer's.
-            let usual = question.stretch_here.max(1000);
-            let beyond = self.stretch.permille(now).saturating_mul(1000) / usual;
-            // Unlike requests alone stretch some answers and not others.
-            completion = completion.permille(if beyond < STRETCH_NOISE { 1000 } else { beyond });
-        }
-        if rules.count_errors {
-            // An error costs the way there and then the whole completion here; twice that, so that a peer which fails
-            // every second job is never chosen for being fast.
-            let redo = question.here.unwrap_or(completion).max(completion);
-            completion += redo.permille(2 * self.breaker.error_permille(now));
-        }
-        let load = report.and_then(|report| report.busy).unwrap_or_else(|| sums.busy_mean(report));
-        Seat {
-            id: self.facts.id.clone(),
-            here: false,
-            completion: completion + self.rtt,
-            promised: promised + self.rtt,
-            wait: wait + ahead,
-            rtt: self.rtt,
-            age: self.load.age(now),
-            weight: self.facts.weight,
-            mine: self.flights,
-            held: report.map_or(0, |report| report.held),
-            slots,
-            load,
-        }
-    }
-}
-
 impl Sums {
     /// Mean wait over this node (`own`) and the peers that are heard and said theirs.
     fn wait_mean(&self, own: Micros) -> Micros {
@@ -355,8 +209,10 @@ impl Peers {
             pool: Pool::default(),
             stale: true,
             sums: Sums::default(),
-            unsettled: false,
+            sums_at: MonoTime::START,
+            due: MonoTime::START,
             panics: false,
+            panic_counted: false,
             entries: 0,
         }
     }
@@ -368,6 +224,11 @@ impl Peers {
     fn of(&mut self, peer: &NodeId) -> Option<&mut Peer> {
         let position = self.position(peer)?;
         Some(&mut self.table[position])
+    }
+
+    /// The entry that `ticket` was made for: the run of the process that got the job.
+    fn run_of(&mut self, peer: &NodeId, ticket: Option<Ticket>) -> Option<&mut Peer> {
+        self.of(peer).filter(|peer| peer.is_of(ticket))
     }
 
     /// Takes over what gossip says. Peers that it does not name are forgotten; a new run of a process starts afresh.
@@ -385,27 +246,33 @@ impl Peers {
             while known.next_if(|peer| peer.facts.id < facts.id).is_some() {}
             let load = facts.load;
             let same = known.next_if(|peer| peer.facts.id == facts.id);
+            let is_known = same.is_some();
             let mut peer = match same {
-                Some(peer) if peer.facts.boot == facts.boot => Peer { facts, ..peer },
+                Some(peer) if peer.facts.boot == facts.boot => peer.with_facts(now, facts),
+                // Gossip still mourns the run before, and does not name the run that is known.
+                Some(peer) if facts.boot < peer.facts.boot && !facts.alive => {
+                    let facts = PeerFacts { alive: false, ..peer.facts.clone() };
+                    peer.with_facts(now, facts)
+                }
                 Some(_) | None => {
                     self.entries += 1;
-                    Peer::new(self.entries, facts)
+                    Peer::new(now, self.entries, facts)
                 }
             };
             match (peer.facts.alive, peer.dead_since) {
-                (true, _) => (peer.dead_since, peer.doubted) = (None, None),
-                (false, None) if !doubt => peer.dead_since = Some(now),
+                (true, _) => (peer.dead_since, peer.doubted, peer.was_alive) = (None, None, true),
+                (false, None) if !(doubt && is_known) => peer.dead_since = Some(now),
                 (false, _) => {}
             }
             if let Some(report) = load {
                 peer.on_report(now, report, tally);
             }
-            if peer.start == Start::Awaited && peer.wanted() && peer.dead_since.is_none() {
+            if peer.start == Start::Awaited && peer.wanted(now, &self.rules.load) && peer.dead_since.is_none() {
                 peer.start = if settled_in { Start::At(now) } else { Start::Before };
             }
             self.table.push(peer);
         }
-        self.unsettled = true;
+        self.due = MonoTime::START;
         self.renew(now);
     }
 
@@ -414,30 +281,51 @@ impl Peers {
         for peer in self.table.iter_mut().filter(|peer| !peer.facts.alive) {
             peer.dead_since.get_or_insert(now);
         }
-        (self.stale, self.unsettled) = (true, true);
+        (self.stale, self.due) = (true, MonoTime::START);
     }
 
-    /// A direct word from `peer`, with its load and a measured round trip where it had them.
+    /// A direct word from `peer`, in answer to something, with its load and a measured round trip where it had them.
     pub fn on_heard(&mut self, now: MonoTime, peer: &NodeId, word: Word, tally: &mut Tally) {
-        let in_band = self.rules.load.in_band;
-        let (gate_rules, mut stale) = (self.rules.gate, false);
-        let Some(peer) = self.of(peer) else { return };
-        if !peer.gate.passes() {
+        let gate_rules = self.rules.gate;
+        let Some(position) = self.position(peer) else { return };
+        let peer = &mut self.table[position];
+        let shut = !peer.gate.passes();
+        if shut {
             tally.count(Rule::GateOpened);
-            stale = true;
         }
         peer.gate = gate::step(now, &gate_rules, peer.gate, Signal::Heard, 0);
         peer.heard = Some(now);
-        let stood = peer.standing();
-        if let Some(report) = word.report.filter(|_| in_band) {
-            peer.on_report(now, report, tally);
-        }
-        stale |= peer.standing() != stood || peer.dead_since.is_some();
+        let is_dead = peer.dead_since.is_some();
         if let Some(rtt) = word.rtt {
-            // One eighth of the newest, as TCP smooths its round trip (RFC 6298).
-            peer.rtt = Micros::new((peer.rtt.get().saturating_mul(7).saturating_add(rtt.get())) / 8);
+            peer.on_rtt(rtt);
         }
-        self.stale |= stale;
+        if is_dead {
+            self.due = MonoTime::START;
+        }
+        self.stale |= shut || is_dead;
+        self.on_word(now, position, word, tally);
+    }
+
+    /// `peer` sent a job: it lives, but whether one can reach it is another question. That is asked at once.
+    pub fn on_called(&mut self, now: MonoTime, peer: &NodeId, word: Word, tally: &mut Tally) {
+        let gate_rules = self.rules.gate;
+        let Some(position) = self.position(peer) else { return };
+        let peer = &mut self.table[position];
+        if !peer.gate.passes() {
+            peer.gate = gate::step(now, &gate_rules, peer.gate, Signal::Called, 0);
+            self.due = MonoTime::START;
+        }
+        self.on_word(now, position, word, tally);
+    }
+
+    /// Takes the load that came with a word.
+    fn on_word(&mut self, now: MonoTime, position: usize, word: Word, tally: &mut Tally) {
+        let rules = self.rules.load;
+        let Some(report) = word.report.filter(|_| rules.in_band) else { return };
+        let peer = &mut self.table[position];
+        let before = (peer.standing(now, &rules), peer.rests_until);
+        peer.on_report(now, report, tally);
+        self.stale |= before != (peer.standing(now, &rules), peer.rests_until);
     }
 
     /// The transport to `peer` failed: how, says `signal`. `boot` is the run that it failed on, where that is known:
@@ -455,58 +343,91 @@ impl Peers {
         let passed = peer.gate.passes();
         peer.gate = gate::step(now, &rules, peer.gate, signal, prng.next_u64());
         if passed && !peer.gate.passes() {
+            peer.shut_at = Some(now);
             tally.count(Rule::GateBlocked);
         }
-        (self.unsettled, self.stale) = (true, true);
+        (self.stale, self.due) = (true, MonoTime::START);
+    }
+
+    /// Whether the run of `peer` that `ticket` names spoke a moment ago: if it is silent now, it is slow and not gone.
+    #[must_use]
+    pub fn lives(&self, now: MonoTime, peer: &NodeId, ticket: Option<Ticket>) -> bool {
+        let peer = self.position(peer).map(|at| &self.table[at]);
+        peer.is_some_and(|peer| peer.is_of(ticket) && peer.lives(now))
     }
 
     /// `peer` gave a whole answer `took` after the job was sent, for which it was expected after `expected`.
-    pub fn on_answer(&mut self, now: MonoTime, peer: &NodeId, expected: Micros, took: Micros) {
+    pub fn on_answer(
+        &mut self,
+        now: MonoTime,
+        peer: &NodeId,
+        ticket: Option<Ticket>,
+        (expected, took): (Micros, Micros),
+    ) {
         let breaker_rules = self.rules.breaker;
-        let Some(peer) = self.of(peer) else { return };
+        let Some(peer) = self.run_of(peer, ticket) else { return };
         peer.stretch.on_answer(now, expected, took);
         peer.breaker.on_outcome(now, breaker_rules.as_ref(), false);
     }
 
-    /// `peer` did not answer within `took`, and was given up for another.
-    pub fn on_late(&mut self, now: MonoTime, peer: &NodeId, expected: Micros, took: Micros) {
-        if let Some(peer) = self.of(peer) {
+    /// `peer` did not answer within `took`, and nobody waits for it any more, or for it alone.
+    pub fn on_late(
+        &mut self,
+        now: MonoTime,
+        peer: &NodeId,
+        ticket: Option<Ticket>,
+        (expected, took): (Micros, Micros),
+    ) {
+        if let Some(peer) = self.run_of(peer, ticket) {
             peer.stretch.on_answer(now, expected, took);
         }
     }
 
     /// The model of `peer` failed on a job that worked elsewhere.
-    pub fn on_blamed(&mut self, now: MonoTime, peer: &NodeId, tally: &mut Tally) {
+    pub fn on_blamed(&mut self, now: MonoTime, peer: &NodeId, ticket: Option<Ticket>, tally: &mut Tally) {
         let rules = self.rules.breaker;
-        let Some(peer) = self.of(peer) else { return };
+        let Some(peer) = self.run_of(peer, ticket) else { return };
         if peer.breaker.on_outcome(now, rules.as_ref(), true) {
             tally.count(Rule::BreakerPaused);
-            (self.stale, self.unsettled) = (true, true);
+            (self.stale, self.due) = (true, MonoTime::START);
         }
+    }
+
+    /// `peer` is full, or has another model. Until it says its load again, or `until`, it is asked only where nobody
+    /// else can be: a node that refuses at once looks idle, and would get everything.
+    pub fn on_declined(&mut self, peer: &NodeId, ticket: Option<Ticket>, until: MonoTime) {
+        let Some(peer) = self.run_of(peer, ticket) else { return };
+        peer.rests_until = Some(until);
+        (self.stale, self.due) = (true, self.due.min(until));
     }
 
     /// Time went by. Appends the peers that are to be pinged now.
     pub fn on_tick(&mut self, now: MonoTime, pings: &mut Vec<NodeId>, (prng, tally): (&mut Prng, &mut Tally)) {
-        self.renew_sums();
-        if !self.unsettled {
+        self.renew_if_stale(now);
+        if self.sums_at + SUMS_EVERY <= now {
+            self.renew_sums(now);
+        }
+        if self.panics && !self.panic_counted {
+            tally.count(Rule::Panicked);
+        }
+        self.panic_counted = self.panics;
+        if now < self.due {
             return;
         }
-        let (rules, panics) = (self.rules.gate, self.panics);
-        self.unsettled = false;
+        let (rules, panics) = (&self.rules, self.panics);
+        let mut due = None;
         for peer in &mut self.table {
             let before = peer.gate;
-            peer.gate = gate::step(now, &rules, before, Signal::Tick, prng.next_u64());
+            peer.gate = gate::step(now, &rules.gate, before, Signal::Tick, prng.next_u64());
             let probes = matches!(peer.gate, Gate::Probing { .. }) && !matches!(before, Gate::Probing { .. });
-            let in_doubt = panics && peer.dead_since.is_some() && peer.gate.passes() && peer.wanted();
-            let doubts = in_doubt && peer.doubted.is_none_or(|at| at + DOUBT_PING_EVERY <= now);
-            if probes || doubts {
+            if probes || peer.is_to_be_asked(now, &rules.load, panics) {
                 tally.count(Rule::GateProbed);
                 peer.doubted = Some(now);
                 pings.push(peer.facts.id.clone());
             }
-            let rises = peer.weight(now, self.rules.slow_start) != peer.weight(now, None);
-            self.unsettled |= !peer.gate.passes() || !peer.breaker.passes(now) || in_doubt || rises;
+            due = due.into_iter().chain(peer.due(now, rules, panics)).min();
         }
+        self.due = due.unwrap_or(MonoTime::from_micros(u64::MAX));
         self.stale = true;
     }
 
@@ -515,7 +436,7 @@ impl Peers {
         let peer = self.of(peer)?;
         peer.flights += 1;
         peer.units_unacknowledged += units;
-        Some(Ticket { boot: peer.facts.boot, entry: peer.entry, units, acknowledged: false })
+        Some(Ticket { boot: peer.facts.boot, entry: peer.entry, units, acknowledged: false, unreported_after: None })
     }
 
     /// `peer` holds the job. Whether that word carried its load says `reported`.
@@ -524,107 +445,49 @@ impl Peers {
         if std::mem::replace(&mut ticket.acknowledged, true) {
             return;
         }
-        let Some(peer) = self.of(peer).filter(|peer| peer.entry == ticket.entry) else { return };
+        let Some(peer) = self.run_of(peer, Some(*ticket)) else { return };
         peer.units_unacknowledged -= ticket.units;
         if !reported {
             peer.units_unreported += ticket.units;
+            ticket.unreported_after = Some(peer.reports);
         }
     }
 
     /// The job is no longer on the way to `peer`, nor there.
     pub fn on_ended(&mut self, peer: &NodeId, ticket: Ticket) {
-        let Some(peer) = self.of(peer).filter(|peer| peer.entry == ticket.entry) else { return };
+        let Some(peer) = self.run_of(peer, Some(ticket)) else { return };
         peer.flights -= 1;
         if !ticket.acknowledged {
             peer.units_unacknowledged -= ticket.units;
+        }
+        if ticket.unreported_after == Some(peer.reports) {
+            peer.units_unreported -= ticket.units;
         }
     }
 
     /// Whether any peer may get a job now.
     #[must_use]
     pub fn any(&self, now: MonoTime) -> bool {
-        self.table.iter().any(|peer| peer.may(now, self.panics))
+        self.table.iter().any(|peer| peer.may(now, &self.rules.load, self.panics))
     }
 
-    /// Peers that may get a job now, backups left out, and how many backups there are beside.
-    pub fn ready(&mut self, now: MonoTime) -> (usize, usize) {
+    /// Peers that may get a job now, without backups and those that rest.
+    pub fn ready(&mut self, now: MonoTime) -> usize {
         self.renew_if_stale(now);
-        (self.pool.first.len(), self.pool.backups.len())
-    }
-
-    /// Appends seats for a job that may not go to `except`: `draw` random ones, or all.
-    ///
-    /// Backups are offered only when no other peer may get it. A draw passes over a peer by chance, as far as its
-    /// weight is below the largest.
-    pub fn seats(
-        &mut self,
-        now: MonoTime,
-        question: &Question,
-        draw: Draw<'_>,
-        seats: &mut Vec<Seat>,
-        (prng, tally): (&mut Prng, &mut Tally),
-    ) {
-        self.renew_if_stale(now);
-        let mut barred: Vec<u32> =
-            draw.except.iter().filter_map(|id| self.position(id)).filter_map(|at| u32::try_from(at).ok()).collect();
-        barred.sort_unstable();
-        let left = |pool: &[u32]| pool.len() - barred.iter().filter(|at| pool.binary_search(at).is_ok()).count();
-        let (pool, backup) = match left(&self.pool.first) {
-            0 => (&self.pool.backups, true),
-            _ => (&self.pool.first, false),
-        };
-        let before = seats.len();
-        let Some(count) = draw.count else {
-            let may = pool.iter().filter(|at| barred.binary_search(at).is_err());
-            seats.extend(may.map(|&at| self.table[at as usize].seat(now, &self.rules, &self.sums, question)));
-            return if backup && before < seats.len() {
-                tally.count(Rule::BackupUsed)
-            };
-        };
-        let mut passed_over = None;
-        // Positions in the pool that are taken, in order: the draw skips them.
-        let mut taken: Vec<usize> = barred.iter().filter_map(|at| pool.binary_search(at).ok()).collect();
-        let drawn_max = count.min(pool.len() - taken.len());
-        for _ in 0..drawn_max {
-            let mut drawn = prng.below(pool.len() - taken.len());
-            let at = taken.iter().position(|&skip| {
-                let here = drawn < skip;
-                drawn += usize::from(!here);
-                here
-            });
-            taken.insert(at.unwrap_or(taken.len()), drawn);
-            let peer = &self.table[pool[drawn] as usize];
-            if self.pool.uneven {
-                let weight = peer.weight(now, self.rules.slow_start);
-                if weight <= prng.next_u64() % (u64::from(self.pool.weight_max) * 100).max(1) {
-                    if peer.weight(now, None) != weight {
-                        tally.count(Rule::SlowStarted);
-                    }
-                    passed_over = Some(pool[drawn]);
-                    continue;
-                }
-            }
-            seats.push(peer.seat(now, &self.rules, &self.sums, question));
-        }
-        if let Some(at) = passed_over.filter(|_| seats.len() == before && !draw.or_none) {
-            seats.push(self.table[at as usize].seat(now, &self.rules, &self.sums, question));
-        }
-        if backup && before < seats.len() {
-            tally.count(Rule::BackupUsed);
-        }
+        self.pool.first.at.len()
     }
 
     /// A seat for one peer, if it may get a job now.
     pub fn seat(&mut self, now: MonoTime, peer: &NodeId, question: &Question) -> Option<Seat> {
         let at = self.position(peer)?;
         let peer = &self.table[at];
-        peer.may(now, self.panics).then(|| peer.seat(now, &self.rules, &self.sums, question))
+        peer.may(now, &self.rules.load, self.panics).then(|| peer.seat(now, &self.rules, &self.sums, question))
     }
 
     /// What the peers that may get jobs hold together, by their own word.
     pub fn holdings(&mut self, now: MonoTime) -> Holdings {
         self.renew_if_stale(now);
-        let reports = self.pool.first.iter().map(|&at| self.table[at as usize].load.report());
+        let reports = self.pool.first.at.iter().map(|&at| self.table[at as usize].load.report());
         reports.fold(Holdings::default(), |sum, report| Holdings {
             nodes: sum.nodes + 1,
             jobs: sum.jobs + report.map_or(0, |report| report.held.into()),
@@ -635,7 +498,8 @@ impl Peers {
     /// Costs of the peers that may get jobs and said theirs.
     pub fn costs(&mut self, now: MonoTime) -> impl Iterator<Item = Cost> {
         self.renew_if_stale(now);
-        self.pool.first.iter().filter_map(|&at| self.table[at as usize].load.report()).map(|report| report.cost)
+        let reports = self.pool.first.at.iter().filter_map(|&at| self.table[at as usize].load.report());
+        reports.map(|report| report.cost).filter(|&cost| cost != Cost::default())
     }
 
     /// Mean part of the devices of the peers that is in use; `None` when nobody knows.
@@ -643,12 +507,6 @@ impl Peers {
     pub fn busy_mean(&self) -> Option<Share> {
         let mean = self.sums.busy.checked_div(self.sums.busy_told)?;
         u8::try_from(mean).ok().map(Share::percent)
-    }
-
-    /// Round trip to `peer`.
-    #[must_use]
-    pub fn rtt(&self, peer: &NodeId) -> Micros {
-        self.position(peer).map_or(RTT_UNKNOWN, |at| self.table[at].rtt)
     }
 
     /// Each peer, for people and metrics.
@@ -692,35 +550,37 @@ impl Peers {
     }
 
     fn renew(&mut self, now: MonoTime) {
-        let wanted = self.table.iter().filter(|peer| peer.wanted());
+        let load = &self.rules.load;
+        // Who never was alive was not lost: while a shoal starts, gossip knows names before it has heard anybody.
+        let wanted = self.table.iter().filter(|peer| peer.was_alive && peer.wanted(now, load));
         let (known, dead) =
             wanted.fold((0u64, 0u64), |(known, dead), peer| (known + 1, dead + u64::from(peer.dead_since.is_some())));
         let percent = u64::from(self.rules.panic_percent);
-        self.panics = 0 < percent && known * percent < dead * 100;
-        let Pool { first, backups, weight_max, uneven } = &mut self.pool;
+        let panics = 0 < percent && known * percent < dead * 100;
+        if panics != self.panics {
+            (self.panics, self.due) = (panics, MonoTime::START);
+        }
+        let Pool { first, backups, resting } = &mut self.pool;
         first.clear();
         backups.clear();
-        (*weight_max, *uneven) = (0, false);
-        let mut weight_min = u32::MAX;
+        resting.clear();
         for (at, peer) in (0u32..).zip(&self.table) {
-            if !peer.may(now, self.panics) {
+            if !peer.may(now, load, panics) {
                 continue;
             }
-            if peer.facts.backup {
-                backups.push(at)
-            } else {
-                first.push(at)
+            let list = match (peer.rests(now), peer.facts.backup) {
+                (true, _) => &mut *resting,
+                (false, true) => &mut *backups,
+                (false, false) => &mut *first,
             };
-            *weight_max = (*weight_max).max(peer.facts.weight);
-            weight_min = weight_min.min(peer.facts.weight);
-            *uneven |= peer.weight(now, self.rules.slow_start) != peer.weight(now, None);
+            list.push(at, peer.facts.weight, peer.risen(now, self.rules.slow_start) < 100);
         }
-        *uneven |= weight_min < *weight_max;
         self.stale = false;
-        self.renew_sums();
+        self.renew_sums(now);
     }
 
-    fn renew_sums(&mut self) {
+    fn renew_sums(&mut self, now: MonoTime) {
+        self.sums_at = now;
         let heard = self.table.iter().filter(|peer| peer.dead_since.is_none());
         self.sums = heard.filter_map(|peer| peer.load.report()).fold(Sums::default(), |sums, report| Sums {
             told: sums.told + 1,
@@ -742,365 +602,5 @@ pub struct Holdings {
     pub slots: u64,
 }
 
-/// Whom [`Peers::seats`] may offer.
-#[derive(Clone, Copy, Debug)]
-pub struct Draw<'a> {
-    /// Not these.
-    pub except: &'a [NodeId],
-    /// So many by chance; `None` = all.
-    pub count: Option<usize>,
-    /// Nobody is a good answer where weights pass everybody over: this node can do the job.
-    pub or_none: bool,
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn id(text: &str) -> NodeId {
-        NodeId::new(text).expect("a sound id")
-    }
-
-    fn ms(ms: u64) -> MonoTime {
-        MonoTime::START + Micros::from_ms(ms)
-    }
-
-    fn report(boot: u64, seq: u64, wait_ms: u64, standing: Standing) -> Report {
-        Report {
-            boot: BootId(boot),
-            seq,
-            wait: Micros::from_ms(wait_ms),
-            cost: Cost { fixed: Micros::ZERO, per_unit_ns: 1_000_000 },
-            standing,
-            held: 0,
-            slots: 1,
-            busy: None,
-            memory: None,
-        }
-    }
-
-    fn facts(name: &str, boot: u64) -> PeerFacts {
-        PeerFacts {
-            id: id(name),
-            boot: BootId(boot),
-            alive: true,
-            standing: Standing::Ready,
-            serves: true,
-            weight: 100,
-            backup: false,
-            load: Some(report(boot, 1, 10, Standing::Ready)),
-        }
-    }
-
-    fn dead(name: &str, boot: u64) -> PeerFacts {
-        PeerFacts { alive: false, ..facts(name, boot) }
-    }
-
-    /// A table and the chance and counts that go with it. Jobs have 5 units, of a millisecond each.
-    struct Stage {
-        peers: Peers,
-        prng: Prng,
-        tally: Tally,
-        now: MonoTime,
-    }
-
-    impl Stage {
-        fn new(members: Vec<PeerFacts>) -> Self {
-            Self::with(PeerRules::default(), members)
-        }
-
-        fn with(rules: PeerRules, members: Vec<PeerFacts>) -> Self {
-            let (prng, tally) = (Prng::new(5), Tally::default());
-            let mut stage = Self { peers: Peers::new(rules), prng, tally, now: MonoTime::START };
-            stage.members(members);
-            stage
-        }
-
-        fn members(&mut self, members: Vec<PeerFacts>) {
-            self.peers.on_membership(self.now, members, false, &mut self.tally);
-        }
-
-        fn word(&mut self, peer: &str, report: Option<Report>) {
-            self.peers.on_heard(self.now, &id(peer), Word { report, rtt: None }, &mut self.tally);
-        }
-
-        fn failed(&mut self, peer: &str, signal: Signal) {
-            self.peers.on_failed(self.now, &id(peer), None, signal, (&mut self.prng, &mut self.tally));
-        }
-
-        fn tick(&mut self, at_ms: u64) -> Vec<String> {
-            self.now = ms(at_ms);
-            let mut pings = Vec::new();
-            self.peers.on_tick(self.now, &mut pings, (&mut self.prng, &mut self.tally));
-            pings.iter().map(ToString::to_string).collect()
-        }
-
-        fn question() -> Question {
-            let cost_unknown = Cost { fixed: Micros::ZERO, per_unit_ns: 7_000_000 };
-            Question { units: 5, wait_here: Micros::from_ms(30), here: None, cost_unknown, stretch_here: 1000 }
-        }
-
-        fn seats(&mut self, except: &[NodeId], count: Option<usize>, or_none: bool) -> Vec<Seat> {
-            let mut seats = Vec::new();
-            let draw = Draw { except, count, or_none };
-            let with = (&mut self.prng, &mut self.tally);
-            self.peers.seats(self.now, &Self::question(), draw, &mut seats, with);
-            seats
-        }
-
-        fn names(&mut self) -> Vec<String> {
-            self.seats(&[], None, true).iter().map(|seat| seat.id.to_string()).collect()
-        }
-
-        fn completion_ms(&mut self, peer: &str) -> u64 {
-            let seat = self.peers.seat(self.now, &id(peer), &Self::question()).expect("it may get the job");
-            (seat.completion - seat.rtt).get() / 1000
-        }
-    }
-
-    #[test]
-    fn only_a_peer_that_is_heard_ready_and_has_the_model_is_offered() {
-        let cases = [
-            (facts("a-ok", 1), true),
-            (facts("b-ok", 1), true),
-            (facts("c-ok", 1), true),
-            (dead("dead", 1), false),
-            (PeerFacts { serves: false, ..facts("other-model", 1) }, false),
-            (PeerFacts { weight: 0, ..facts("a-door-only", 1) }, false),
-            (PeerFacts { load: Some(report(1, 1, 0, Standing::Draining)), ..facts("draining-in-band", 1) }, false),
-            (PeerFacts { load: Some(report(1, 1, 0, Standing::Wedged)), ..facts("wedged", 1) }, false),
-            (PeerFacts { load: None, standing: Standing::Starting, ..facts("loading", 1) }, false),
-            (PeerFacts { load: None, ..facts("silent-but-ready", 1) }, true),
-        ];
-        let mut stage = Stage::new(cases.iter().map(|(facts, _)| facts.clone()).collect());
-        let offered = stage.names();
-        for (facts, expected) in cases {
-            assert_eq!(offered.contains(&facts.id.to_string()), expected, "{facts:?}");
-        }
-        let rest = stage.seats(&[id("a-ok"), id("nobody")], None, true);
-        assert!(rest.iter().all(|seat| seat.id != id("a-ok")) && rest.len() == 3);
-    }
-
-    #[test]
-    fn a_draw_gives_different_peers_and_every_pair_equally_often() {
-        let mut stage = Stage::new(["a", "b", "c", "d", "e"].map(|name| facts(name, 1)).into());
-        let mut pairs = std::collections::BTreeMap::new();
-        for _ in 0..6000 {
-            let mut pair: Vec<String> =
-                stage.seats(&[id("c")], Some(2), true).iter().map(|seat| seat.id.to_string()).collect();
-            pair.sort();
-            *pairs.entry(pair).or_insert(0u32) += 1;
-        }
-        assert_eq!(pairs.len(), 6, "{pairs:?}");
-        assert!(pairs.iter().all(|(pair, &count)| 850 < count && pair[0] != pair[1]), "{pairs:?}");
-        let all_but_one = ["a", "b", "c", "d"].map(id);
-        assert_eq!(stage.seats(&all_but_one, Some(2), true).len(), 1);
-        assert!(stage.seats(&["a", "b", "c", "d", "e"].map(id), Some(2), true).is_empty());
-    }
-
-    #[test]
-    fn what_was_sent_since_the_last_report_counts_until_a_report_contains_it() {
-        let mut stage = Stage::new(vec![facts("a", 1)]);
-        assert_eq!(stage.completion_ms("a"), 15);
-        let mut tickets = [20, 30].map(|units| stage.peers.on_sent(&id("a"), units).expect("a known peer"));
-        assert_eq!((stage.completion_ms("a"), stage.peers.flights()), (65, 2));
-        stage.peers.on_acknowledged(&id("a"), &mut tickets[0], true);
-        stage.peers.on_acknowledged(&id("a"), &mut tickets[0], true);
-        assert_eq!(stage.completion_ms("a"), 45, "an acknowledgement carries a report that contains the job");
-        stage.peers.on_acknowledged(&id("a"), &mut tickets[1], false);
-        assert_eq!(stage.completion_ms("a"), 45, "this one did not");
-        stage.word("a", Some(report(1, 2, 10, Standing::Ready)));
-        assert_eq!(stage.completion_ms("a"), 15);
-        for ticket in tickets {
-            stage.peers.on_ended(&id("a"), ticket);
-        }
-        assert_eq!((stage.peers.units_unacknowledged(), stage.peers.flights()), (0, 0));
-    }
-
-    #[test]
-    fn a_job_that_ended_before_it_was_acknowledged_leaves_nothing_behind() {
-        let mut stage = Stage::new(vec![facts("a", 1)]);
-        let ticket = stage.peers.on_sent(&id("a"), 20).expect("a known peer");
-        stage.peers.on_ended(&id("a"), ticket);
-        assert_eq!((stage.completion_ms("a"), stage.peers.flights()), (15, 0));
-    }
-
-    #[test]
-    fn a_new_run_of_a_peer_inherits_neither_blame_nor_counts() {
-        let mut stage = Stage::new(vec![facts("a", 1)]);
-        let ticket = stage.peers.on_sent(&id("a"), 20).expect("a known peer");
-        stage.failed("a", Signal::Broke);
-        assert_eq!(stage.names(), [""; 0]);
-        stage.members(vec![facts("a", 1)]);
-        assert_eq!(stage.names(), [""; 0], "gossip alone does not open a gate");
-        stage.members(vec![facts("a", 2)]);
-        assert_eq!((stage.names().len(), stage.peers.flights()), (1, 0));
-        stage.peers.on_ended(&id("a"), ticket);
-        let boot = Some(ticket.boot());
-        let with = (&mut stage.prng, &mut stage.tally);
-        stage.peers.on_failed(stage.now, &id("a"), boot, Signal::Broke, with);
-        assert_eq!((stage.names().len(), stage.peers.flights()), (1, 0), "late news of the old run are harmless");
-    }
-
-    #[test]
-    fn what_an_earlier_run_of_a_peer_says_does_not_count() {
-        let mut stage = Stage::new(vec![PeerFacts { load: None, ..facts("a", 3) }]);
-        let known = |stage: &Stage| stage.peers.iter(stage.now).next().and_then(|view| view.report);
-        stage.word("a", Some(report(2, 9, 40, Standing::Ready)));
-        assert_eq!(known(&stage), None, "in band");
-        stage.members(vec![PeerFacts { load: Some(report(2, 9, 40, Standing::Ready)), ..facts("a", 3) }]);
-        assert_eq!(known(&stage), None, "by gossip");
-    }
-
-    #[test]
-    fn a_report_that_cannot_be_true_leaves_the_load_unknown() {
-        let absurd = Report { wait: Micros::MAX, ..report(1, 9, 0, Standing::Ready) };
-        let mut stage = Stage::new(vec![PeerFacts { load: Some(absurd), ..facts("a", 1) }]);
-        // The mean is this node's 30 ms; 5 units at the own cost of 7 ms each.
-        assert_eq!(stage.completion_ms("a"), 65);
-        stage.word("a", Some(absurd));
-        assert_eq!((stage.completion_ms("a"), stage.tally.of(Rule::AbsurdReport)), (65, 2));
-    }
-
-    #[test]
-    fn the_newest_run_counts_when_gossip_names_two() {
-        for members in [vec![dead("a", 1), facts("a", 2)], vec![facts("a", 2), dead("a", 1)]] {
-            let mut stage = Stage::new(vec![facts("a", 2)]);
-            let _ = stage.peers.on_sent(&id("a"), 5);
-            stage.members(members);
-            assert_eq!((stage.names().len(), stage.peers.flights()), (1, 1));
-        }
-    }
-
-    #[test]
-    fn a_blocked_peer_is_pinged_once_and_a_word_reopens_it() {
-        let mut stage = Stage::new(vec![facts("a", 1)]);
-        stage.failed("a", Signal::Broke);
-        assert_eq!(stage.tick(999), [""; 0]);
-        assert_eq!(stage.tick(1200), ["a"]);
-        assert_eq!(stage.tick(1201), [""; 0]);
-        stage.word("a", None);
-        assert_eq!((stage.names().len(), stage.tally.of(Rule::GateOpened)), (1, 1));
-    }
-
-    #[test]
-    fn a_peer_that_left_the_membership_is_forgotten_and_late_news_of_it_is_harmless() {
-        let mut stage = Stage::new(vec![facts("a", 1)]);
-        let ticket = stage.peers.on_sent(&id("a"), 5).expect("a known peer");
-        stage.members(vec![]);
-        stage.word("a", Some(report(1, 5, 5, Standing::Ready)));
-        stage.peers.on_ended(&id("a"), ticket);
-        assert_eq!(stage.peers.iter(stage.now).count(), 0);
-        assert_eq!(stage.peers.on_sent(&id("a"), 5), None);
-    }
-
-    #[test]
-    fn the_mean_counts_this_node_and_the_heard_peers() {
-        let unknown = PeerFacts { load: None, ..facts("c", 1) };
-        let mut stage = Stage::new(vec![facts("a", 1), dead("b", 1), unknown]);
-        // Mean of 30 ms here and 10 ms at `a`; 5 units at the own cost.
-        assert_eq!(stage.completion_ms("c"), 20 + 35);
-    }
-
-    #[test]
-    fn a_peer_whose_errors_are_its_own_is_less_attractive_and_then_paused() {
-        let mut stage = Stage::new(vec![facts("a", 1), facts("b", 1)]);
-        let question = Question { here: Some(Micros::from_ms(100)), ..Stage::question() };
-        let mut seen = Vec::new();
-        for _ in 0..2 {
-            let seat = stage.peers.seat(stage.now, &id("a"), &question).expect("not paused yet");
-            seen.push((seat.completion - seat.rtt).get() / 1000);
-            stage.peers.on_blamed(stage.now, &id("a"), &mut stage.tally);
-        }
-        assert_eq!(seen, [15, 15 + 100], "one error of one answer, a half, costs the completion here");
-        (0..18).for_each(|_| stage.peers.on_blamed(stage.now, &id("a"), &mut stage.tally));
-        assert_eq!((stage.names(), stage.tally.of(Rule::BreakerPaused)), (vec!["b".to_owned()], 1));
-        stage.tick(5000);
-        assert_eq!(stage.names().len(), 2, "a pause ends by itself");
-    }
-
-    #[test]
-    fn a_peer_whose_answers_come_late_is_believed_less_than_one_that_keeps_its_word() {
-        let mut stage = Stage::new(vec![facts("a", 1), facts("b", 1)]);
-        for _ in 0..80 {
-            stage.peers.on_answer(stage.now, &id("a"), Micros::from_ms(10), Micros::from_ms(40));
-            stage.peers.on_answer(stage.now, &id("b"), Micros::from_ms(10), Micros::from_ms(5));
-        }
-        let (late, early) = (stage.completion_ms("a"), stage.completion_ms("b"));
-        assert!((55..=60).contains(&late) && early == 15, "{late} {early}");
-        let usual = Question { stretch_here: 4000, ..Stage::question() };
-        let seat = stage.peers.seat(stage.now, &id("a"), &usual).expect("it may get the job");
-        assert_eq!((seat.completion - seat.rtt).get() / 1000, 15, "all answers stretch so far here");
-    }
-
-    #[test]
-    fn a_node_that_has_just_started_gets_less_than_its_share_for_a_while() {
-        let mut stage = Stage::new(["a", "b"].map(|name| facts(name, 1)).into());
-        let drawn = |stage: &mut Stage, peer: &str| {
-            let draws = (0..1000).flat_map(|_| stage.seats(&[], Some(3), true)).collect::<Vec<_>>();
-            draws.iter().filter(|seat| seat.id == id(peer)).count()
-        };
-        assert_eq!(drawn(&mut stage, "a"), 1000, "who was there before this node has not just started");
-        stage.now = ms(60_000);
-        stage.members(["a", "b", "c"].map(|name| facts(name, 1)).into());
-        let at_once = drawn(&mut stage, "c");
-        stage.tick(61_500);
-        let half = drawn(&mut stage, "c");
-        stage.tick(63_000);
-        assert!((70..140).contains(&at_once) && (490..610).contains(&half), "{at_once} {half}");
-        assert_eq!((drawn(&mut stage, "c"), drawn(&mut stage, "a")), (1000, 1000));
-        let restarted = [facts("a", 1), facts("b", 1), facts("c", 2)];
-        stage.members(restarted.into());
-        assert!(drawn(&mut stage, "c") < 140, "a new run starts anew");
-        let only = stage.seats(&["a", "b"].map(id), Some(2), false);
-        assert_eq!(only.len(), 1, "it is used where nobody else is");
-    }
-
-    #[test]
-    fn weights_decide_how_often_a_peer_is_drawn() {
-        let light = PeerFacts { weight: 25, ..facts("b", 1) };
-        let mut stage = Stage::new(vec![facts("a", 1), light]);
-        let draws: Vec<Seat> = (0..4000).flat_map(|_| stage.seats(&[], Some(2), true)).collect();
-        let count = |name| draws.iter().filter(|seat| seat.id == id(name)).count();
-        assert!(count("a") == 4000 && count("b").abs_diff(1000) < 120, "{} {}", count("a"), count("b"));
-    }
-
-    #[test]
-    fn backups_are_offered_only_when_nobody_else_may_get_the_job() {
-        let backup = PeerFacts { backup: true, ..facts("z", 1) };
-        let mut stage = Stage::new(vec![facts("a", 1), backup]);
-        assert_eq!(stage.names(), ["a"]);
-        let instead = stage.seats(&[id("a")], Some(2), true);
-        assert_eq!(instead.iter().map(|seat| seat.id.as_str()).collect::<Vec<_>>(), ["z"]);
-        stage.failed("a", Signal::Broke);
-        assert_eq!((stage.names(), stage.tally.of(Rule::BackupUsed)), (vec!["z".to_owned()], 2));
-    }
-
-    #[test]
-    fn when_gossip_calls_most_peers_dead_whoever_answers_pings_is_used() {
-        let mut stage = Stage::new(["a", "b", "c"].map(|name| facts(name, 1)).into());
-        stage.members(vec![dead("a", 1), facts("b", 1), facts("c", 1)]);
-        assert_eq!((stage.tick(100), stage.names().len()), (vec![], 2), "one of three may well be dead");
-        stage.members(vec![dead("a", 1), dead("b", 1), facts("c", 1)]);
-        assert_eq!(stage.names(), ["c"], "nobody is used who has not answered");
-        assert_eq!(stage.tick(200), ["a", "b"]);
-        stage.word("b", None);
-        assert_eq!(stage.names(), ["b", "c"]);
-        assert_eq!(stage.tick(900), [""; 0]);
-        assert_eq!(stage.tick(1200), ["a", "b"], "asked again");
-        stage.tick(3300);
-        assert_eq!(stage.names(), ["c"], "an old word proves nothing");
-        stage.members(["a", "b", "c"].map(|name| facts(name, 1)).into());
-        assert_eq!((stage.names().len(), stage.tick(3400)), (3, vec![]));
-    }
-
-    #[test]
-    fn a_node_that_stood_still_calls_nobody_dead_until_it_has_listened_again() {
-        let mut stage = Stage::new(["a", "b", "c"].map(|name| facts(name, 1)).into());
-        let members = || vec![dead("a", 1), facts("b", 1), facts("c", 1)];
-        stage.peers.on_membership(stage.now, members(), true, &mut stage.tally);
-        assert_eq!(stage.names().len(), 3);
-        stage.peers.on_doubt_ended(stage.now);
-        assert_eq!(stage.names(), ["b", "c"]);
-    }
-}
+mod tests;

@@ -37,8 +37,6 @@ pub struct History {
     pub busy_refused: bool,
     /// Nodes whose model failed on it.
     pub engine_failures: u8,
-    /// Those among them that are peers. Whom to blame is known only when it worked elsewhere.
-    pub failed_at: Vec<NodeId>,
     /// It was placed on this node.
     pub tried_here: bool,
     /// The peers that it was placed on.

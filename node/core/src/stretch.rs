@@ -18,7 +18,12 @@ const NEWEST_ONE_IN: u64 = 20;
 /// Evidence fades over this time.
 const FADE: Micros = Micros::from_ms(10_000);
 /// Times below this are mostly noise.
-const NOISE: Micros = Micros::from_ms(2);
+pub(crate) const NOISE: Micros = Micros::from_ms(2);
+
+/// How long something took, measured against what was promised, in thousandths.
+pub(crate) fn ratio_permille(promised: Micros, took: Micros) -> u64 {
+    took.get().saturating_mul(1000) / promised.max(NOISE).get()
+}
 
 /// A smoothed ratio of time taken to time promised, in thousandths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,9 +41,7 @@ impl Default for Stretch {
 impl Stretch {
     /// An answer that was promised after `promised` took `took`.
     pub fn on_answer(&mut self, now: MonoTime, promised: Micros, took: Micros) {
-        let promised = promised.get().max(NOISE.get());
-        let ratio = took.get().saturating_mul(1000) / promised;
-        let ratio = ratio.clamp(STRETCH_MIN, STRETCH_MAX);
+        let ratio = ratio_permille(promised, took).clamp(STRETCH_MIN, STRETCH_MAX);
         let before = self.permille(now);
         self.permille = (before * (NEWEST_ONE_IN - 1) + ratio) / NEWEST_ONE_IN;
         self.seen = now;

@@ -28,7 +28,7 @@ impl PeerDoor for Shell {
         };
         let own_model = self.0.loaded.load().as_ref().map(|loaded| loaded.key.clone());
         let state = &mut *self.lock();
-        self.drive_locked(state, Input::Heard { peer: origin, word: Word::default() });
+        self.drive_locked(state, Input::Called { peer: origin, word: Word::default() });
         if own_model.is_none_or(|own| *own != *model) {
             let load = state.node.report(self.0.clock.now());
             return Offered::Refused { refusal: Refusal::Unable, load };

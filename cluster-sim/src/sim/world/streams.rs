@@ -95,7 +95,7 @@ impl World {
         self.see(What::Offered, target, origin, request, 0);
         // A job is a word of its sender, without a load.
         let peer = self.seats[origin].id.clone();
-        self.feed(target, Input::Heard { peer, word: Word::default() });
+        self.feed(target, Input::Called { peer, word: Word::default() });
         let Some(asked) = self.requests.get(request) else { return };
         let shape = asked.shape;
         let deadline = self.local(target) + sent.remaining;

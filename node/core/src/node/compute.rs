@@ -7,8 +7,7 @@
 use super::job::{Flight, Job, Stay};
 use super::{EngineFault, Node, Outcome, Placed, Refusal, RowVerdict, Running, Source};
 use crate::cost::Cost;
-use crate::gate::Signal;
-use crate::id::{BatchId, JobId, RowRef};
+use crate::id::{Attempt, BatchId, JobId, RowRef};
 use crate::lifecycle::EngineState;
 use crate::node::Effect;
 use crate::queue::{Pulled, Work};
@@ -98,6 +97,7 @@ impl Node {
                     stay.started = true;
                 }
             }
+            self.note_use(now);
             self.batches += 1;
             let batch = BatchId(self.batches);
             effects.push(Effect::Run { batch, rows: rows.iter().map(|pulled| pulled.row).collect() });
@@ -109,7 +109,7 @@ impl Node {
     /// Looks how fast the idle device is when it seems slower than the fastest peer.
     pub(super) fn measure_if_due(&mut self, now: MonoTime, effects: &mut Vec<Effect>) {
         let rules = self.rules.measure;
-        let idle = self.running.is_empty() && self.engine == EngineState::Ready;
+        let idle = self.running.is_empty() && self.can_compute();
         if !idle || now < self.measured + rules.interval {
             return;
         }
@@ -123,6 +123,12 @@ impl Node {
         }
     }
 
+    /// The device took `took` for `units`.
+    pub(super) fn learn_cost(&mut self, now: MonoTime, units: u64, took: Micros) {
+        self.cost.observe(units, took, now.since(self.learned));
+        (self.learned, self.measured) = (now, now);
+    }
+
     pub(super) fn on_batch_done(
         &mut self,
         now: MonoTime,
@@ -131,10 +137,9 @@ impl Node {
         verdicts: &[RowVerdict],
         effects: &mut Vec<Effect>,
     ) {
-        let running = self.end_batch(batch);
+        let running = self.end_batch(now, batch);
         assert_eq!(running.rows.len(), verdicts.len(), "a batch has one verdict a row");
-        self.cost.observe(running.units, took);
-        self.measured = now;
+        self.learn_cost(now, running.units, took);
         let was_alone = running.rows.len() == 1;
         for (pulled, verdict) in running.rows.into_iter().zip(verdicts) {
             match verdict {
@@ -150,14 +155,15 @@ impl Node {
     }
 
     pub(super) fn on_batch_failed(&mut self, now: MonoTime, batch: BatchId, effects: &mut Vec<Effect>) {
-        let running = self.end_batch(batch);
+        let running = self.end_batch(now, batch);
         let was_alone = running.rows.len() == 1;
         for pulled in running.rows {
             self.on_row_failed(now, pulled, was_alone, effects);
         }
     }
 
-    fn end_batch(&mut self, batch: BatchId) -> Running {
+    fn end_batch(&mut self, now: MonoTime, batch: BatchId) -> Running {
+        self.note_use(now);
         let at = self.running.iter().position(|running| running.batch == batch);
         self.running.remove(at.expect("a batch ends only after it was given to the device"))
     }
@@ -247,18 +253,43 @@ impl Node {
     /// Takes the job out of everything and says how it ended.
     pub(super) fn finish(&mut self, now: MonoTime, id: JobId, outcome: Outcome, effects: &mut Vec<Effect>) {
         let job = self.forget(id, effects);
-        if let Outcome::Done { placed } = &outcome {
-            let elsewhere = usize::from(job.history.engine_failures) - job.history.failed_at.len();
-            if 0 < elsewhere && *placed != Placed::Here {
-                self.tally.count(Rule::Blamed);
+        match &outcome {
+            Outcome::Done { placed } => self.blame(now, &job, placed),
+            // Nobody else could be asked, so nobody knows better: a node that fails must not keep its callers only
+            // because it may not retry.
+            Outcome::EngineFailed(EngineFault::OnOneNode) if job.source == Source::Caller && job.failed_here() => {
+                self.on_own_answer(now, true);
             }
-            for peer in &job.history.failed_at {
-                self.tally.count(Rule::Blamed);
-                self.peers.on_blamed(now, peer, &mut self.tally);
-            }
+            Outcome::EngineFailed(_)
+            | Outcome::Rejected { .. }
+            | Outcome::Overloaded { .. }
+            | Outcome::Unavailable { .. }
+            | Outcome::Expired
+            | Outcome::Refused(_) => {}
         }
         let (placements, explanation) = (job.history.placements, job.explanation);
         effects.push(Effect::Finish { job: id, outcome, placements, explanation });
+    }
+
+    /// The job was done at `placed`: the nodes whose model failed on it failed by their own fault.
+    fn blame(&mut self, now: MonoTime, job: &Job, placed: &Placed) {
+        if *placed == Placed::Here {
+            self.on_own_answer(now, false);
+        } else if job.failed_here() {
+            self.tally.count(Rule::Blamed);
+            self.on_own_answer(now, true);
+        }
+        for (peer, ticket) in &job.failed_at {
+            self.tally.count(Rule::Blamed);
+            self.peers.on_blamed(now, peer, *ticket, &mut self.tally);
+        }
+    }
+
+    /// This node's own model gave an answer, or (`error`) failed where it should not have.
+    fn on_own_answer(&mut self, now: MonoTime, error: bool) {
+        if self.own_errors.on_outcome(now, self.rules.peers.breaker.as_ref(), error) {
+            self.tally.count(Rule::BreakerPaused);
+        }
     }
 
     /// Takes the job out of everything.
@@ -266,6 +297,7 @@ impl Node {
         self.take_off_device(id);
         let mut job = self.jobs.remove(&id).expect("only a held job can end");
         self.bytes_held -= job.bytes;
+        self.waiting -= u32::from(job.waiting);
         for flight in job.flights.drain(..) {
             if let Some(ticket) = flight.ticket {
                 self.peers.on_ended(&flight.peer, ticket);
@@ -277,7 +309,8 @@ impl Node {
 
     /// The next moment at which something about `job` is late: its deadline, an acknowledgement, itself.
     fn due_of(&self, job: &Job) -> MonoTime {
-        let silent = job.flights.iter().filter_map(Flight::silent_at);
+        let lag = self.lag();
+        let silent = job.flights.iter().filter_map(|flight| flight.silent_at(lag));
         silent.chain(self.hedge_at(job)).fold(job.deadline, MonoTime::min)
     }
 
@@ -294,33 +327,49 @@ impl Node {
             return;
         }
         let late: Vec<JobId> = self.jobs.iter().filter(|(_, job)| self.due_of(job) <= now).map(|(&id, _)| id).collect();
+        // Looked at once for all of them: it asks all peers.
+        let may_hedge = !late.is_empty() && self.may_hedge(now);
         for id in late {
-            self.end_if_late(now, id, effects);
+            self.end_if_late(now, id, may_hedge, effects);
         }
         let next = self.jobs.values().map(|job| self.due_of(job)).min();
         // What is late and stays so, because a hedge was refused, is looked at again with the next tick.
         self.due = next.unwrap_or(now);
     }
 
-    fn end_if_late(&mut self, now: MonoTime, id: JobId, effects: &mut Vec<Effect>) {
+    fn end_if_late(&mut self, now: MonoTime, id: JobId, may_hedge: bool, effects: &mut Vec<Effect>) {
         // It may have ended with one before it in the list.
         let Some(job) = self.jobs.get(&id) else { return };
         if job.deadline <= now {
             self.tally.count(Rule::Expired);
+            self.blame_for_being_late(now, id);
             return self.finish(now, id, Outcome::Expired, effects);
         }
-        if self.hedge_at(job).is_some_and(|at| at <= now) {
+        if may_hedge && self.hedge_at(job).is_some_and(|at| at <= now) {
             self.hedge(now, id, effects);
         }
-        if self.doubt_until.is_some() {
+        if self.in_doubt(now) {
             return;
         }
-        let is_silent = |flight: &&Flight| flight.silent_at().is_some_and(|at| at <= now);
-        let silent = self.jobs[&id].flights.iter().filter(is_silent);
-        let silent: Vec<_> = silent.map(|flight| (flight.peer.clone(), flight.attempt)).collect();
-        for (peer, attempt) in silent {
-            effects.push(Effect::Abandon { job: id, attempt });
-            self.on_broke(now, (id, attempt), &peer, Signal::Silent, effects);
+        let lag = self.lag();
+        let is_silent = |flight: &&Flight| flight.silent_at(lag).is_some_and(|at| at <= now);
+        let silent: Vec<Attempt> =
+            self.jobs[&id].flights.iter().filter(is_silent).map(|flight| flight.attempt).collect();
+        for attempt in silent {
+            self.on_silent(now, (id, attempt), effects);
+        }
+    }
+
+    /// Nobody waits any more for what a peer should have answered by now, or nobody for it alone: its word counts for
+    /// less.
+    pub(super) fn blame_for_being_late(&mut self, now: MonoTime, id: JobId) {
+        if self.in_doubt(now) {
+            return;
+        }
+        for flight in &self.jobs[&id].flights {
+            if let Some(late) = flight.late(now) {
+                self.peers.on_late(now, &flight.peer, flight.ticket, late);
+            }
         }
     }
 }

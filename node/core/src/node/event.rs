@@ -133,7 +133,7 @@ impl Default for HedgeRules {
 pub struct PulseRules {
     /// It stood still when its own ticks are later than this.
     pub late_max: Micros,
-    /// So long it calls nobody dead or silent after that.
+    /// So long it calls nobody dead or silent after that; then it believes its ears for at least as long.
     pub doubt: Micros,
 }
 
@@ -360,8 +360,15 @@ pub enum Input {
         /// Who.
         peer: NodeId,
     },
-    /// Any other direct word of a peer: it answered a ping or sent a job.
+    /// A peer answered a ping.
     Heard {
+        /// Who.
+        peer: NodeId,
+        /// What it said of itself.
+        word: Word,
+    },
+    /// A peer sent a job: it lives. Whether this node can reach it is another question.
+    Called {
         /// Who.
         peer: NodeId,
         /// What it said of itself.

@@ -1,8 +1,9 @@
 //! A second placement for a job that is late, while the first one stands.
 //!
 //! Part of the machine in `node`.
-//! Invariants: one a job, within its budget, and none while the nodes are busy: extra work would make the others late;
-//! only for callers' jobs of which nothing has started on this node.
+//! Invariants: one a job, within its budget, none while the nodes are busy (extra work would make the others late), and
+//! only where it should take no longer than the first placement should have; only for callers' jobs of which nothing has
+//! started on this node, only under a policy that goes by completion, and never while this node suspects itself.
 //! Source: Dean and Barroso 2013, "The tail at scale".
 
 use serde::{Deserialize, Serialize};
@@ -13,47 +14,48 @@ use super::place::How;
 use super::{Effect, HedgeRules, Node, Source};
 use crate::admission;
 use crate::id::JobId;
-use crate::route::Seat;
+use crate::peers::Take;
+use crate::route::{Seat, Sees};
 use crate::share::Share;
+use crate::stretch::{NOISE, ratio_permille};
 use crate::tally::Rule;
 use crate::time::{Micros, MonoTime};
 
-/// Least and most of the quantile of lateness, in thousandths.
-const PERMILLE_MIN: u64 = 1000;
-const PERMILLE_MAX: u64 = 100_000;
-/// Times below this are mostly noise.
-const NOISE: Micros = Micros::from_ms(2);
+/// Least and most of the quantile of lateness, in millionths.
+const MILLIONTHS_MIN: u64 = 1_000_000;
+const MILLIONTHS_MAX: u64 = 100_000_000;
 
-/// A quantile of how long jobs take, measured against what was expected of each, in thousandths.
+/// A quantile of how long jobs take, measured against what was expected of each.
 ///
 /// Each job moves it by a small step: up when the job is above it, down when below, in the ratio that balances at the
 /// quantile (stochastic approximation, Robbins and Monro 1951).
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Lateness {
-    permille: u64,
+    /// So fine that the smallest step, that of the largest quantile, is not lost in rounding.
+    millionths: u64,
 }
 
 impl Default for Lateness {
     fn default() -> Self {
-        Self { permille: 3000 }
+        Self { millionths: 3_000_000 }
     }
 }
 
 impl Lateness {
     /// A job that should have taken `promised` took `took`.
     pub(super) fn on_job(&mut self, quantile_permille: u32, promised: Micros, took: Micros) {
-        let ratio = took.get().saturating_mul(1000) / promised.get().max(NOISE.get());
-        let (step, quantile) = (self.permille / 20, u64::from(quantile_permille));
-        let moved = if self.permille < ratio {
-            self.permille + step * quantile / 1000
+        let ratio = ratio_permille(promised, took).saturating_mul(1000);
+        let (step, quantile) = (self.millionths / 20, u64::from(quantile_permille));
+        let moved = if self.millionths < ratio {
+            self.millionths + step * quantile / 1000
         } else {
-            self.permille - step * 1000u64.saturating_sub(quantile) / 1000
+            self.millionths - step * 1000u64.saturating_sub(quantile) / 1000
         };
-        self.permille = moved.clamp(PERMILLE_MIN, PERMILLE_MAX);
+        self.millionths = moved.clamp(MILLIONTHS_MIN, MILLIONTHS_MAX);
     }
 
     fn after(self, rules: &HedgeRules, promised: Micros) -> Micros {
-        promised.max(NOISE).permille(self.permille).max(rules.after_min)
+        promised.max(NOISE).permille(self.millionths / 1000).max(rules.after_min)
     }
 }
 
@@ -61,6 +63,9 @@ impl Node {
     /// When `job` gets a second placement, if it may.
     pub(super) fn hedge_at(&self, job: &Job) -> Option<MonoTime> {
         let rules = self.rules.hedge.as_ref()?;
+        if self.rules.route.policy.sees() != Sees::TwoPeers {
+            return None;
+        }
         if job.hedged || job.source != Source::Caller || job.here.is_some_and(|stay| stay.started) {
             return None;
         }
@@ -68,31 +73,32 @@ impl Node {
         Some(since + self.lateness.after(rules, promised))
     }
 
+    /// Whether there is room for a second placement of anything now.
+    pub(super) fn may_hedge(&mut self, now: MonoTime) -> bool {
+        let Some(rules) = self.rules.hedge else { return false };
+        !self.in_doubt(now) && self.hedges.has(now, &rules.budget) && self.load_everywhere(now) <= rules.load_max
+    }
+
     /// Places a late job a second time, if somebody else can be in time and the budget allows it.
     pub(super) fn hedge(&mut self, now: MonoTime, id: JobId, effects: &mut Vec<Effect>) {
-        let Some(rules) = self.rules.hedge else { return };
-        if rules.load_max < self.load_everywhere(now) {
-            return;
-        }
+        let (Some(rules), Some((_, promised))) = (self.rules.hedge, self.jobs[&id].only_placement()) else { return };
         let mut seats = Vec::new();
         let job = &self.jobs[&id];
         let here = job.here.is_none() && !job.history.tried_here && self.can_compute() && !self.door.draining();
         if here {
             seats.push(self.seat_here(now, id));
         }
-        self.seats_away(now, id, Some(2), true, &mut seats);
+        self.seats_away(now, id, Take::ByWeight(2), self.can_compute(), &mut seats);
         let deadline = self.jobs[&id].deadline;
-        let in_time = |seat: &&Seat| !admission::hopeless(now, seat.completion, deadline);
-        let Some(best) = seats.iter().filter(in_time).min_by_key(|seat| seat.completion).cloned() else { return };
+        let wins = |seat: &&Seat| seat.completion <= promised && !admission::hopeless(now, seat.completion, deadline);
+        let Some(best) = seats.iter().filter(wins).min_by_key(|seat| seat.completion).cloned() else { return };
         if !self.hedges.take(now, &rules.budget) {
             return;
         }
         self.tally.count(Rule::Hedged);
         let job = self.jobs.get_mut(&id).expect("only a held job is late");
         job.hedged = true;
-        for flight in &job.flights {
-            self.peers.on_late(now, &flight.peer, flight.promised, now.since(flight.sent));
-        }
+        self.blame_for_being_late(now, id);
         self.explain(now, id, &seats, &best, Reason::Hedge);
         if best.here {
             self.queue_here(now, id, &best, true);
@@ -127,7 +133,17 @@ mod tests {
                 lateness.on_job(950, promised, promised.permille(prng.below(slowest) as u64));
             }
             let (low, high) = (expected * 85 / 100, expected * 115 / 100);
-            assert!((low..high).contains(&lateness.permille), "{} is not near {expected}", lateness.permille);
+            let found = lateness.millionths / 1000;
+            assert!((low..high).contains(&found), "{found} is not near {expected}");
+        }
+    }
+
+    #[test]
+    fn every_quantile_falls_when_nothing_is_late() {
+        for quantile in [0, 500, 950, 999] {
+            let mut lateness = Lateness::default();
+            (0..100_000).for_each(|_| lateness.on_job(quantile, Micros::from_ms(10), Micros::from_ms(1)));
+            assert_eq!(lateness.millionths, MILLIONTHS_MIN, "{quantile}");
         }
     }
 

@@ -27,8 +27,13 @@ pub(super) struct Job {
     pub(super) client: u64,
     pub(super) session: Option<u64>,
     pub(super) history: History,
+    /// Peers whose model failed on it, and the runs of their processes. Whom to blame is known only when it worked
+    /// elsewhere.
+    pub(super) failed_at: Vec<(NodeId, Option<Ticket>)>,
     /// Nowhere: this node starts, and knows no peer yet that can compute.
     pub(super) waiting: bool,
+    /// It waited so before.
+    pub(super) waited: bool,
     /// Its rows wait or run on this node.
     pub(super) here: Option<Stay>,
     /// It is on a peer, or on two.
@@ -68,17 +73,29 @@ pub(super) struct Flight {
 }
 
 impl Flight {
-    /// When the peer counts as silent; `None` once it acknowledged.
-    pub(super) fn silent_at(&self) -> Option<MonoTime> {
+    /// When the peer counts as silent; `None` once it acknowledged. By `lag` this node itself is late.
+    pub(super) fn silent_at(&self, lag: Micros) -> Option<MonoTime> {
         if self.accepted {
             return None;
         }
         // Before it left, only a connection that cannot be made holds it up, and that has a limit of its own.
-        Some(self.flushed.map_or(self.sent + self.accept_limit.times(2), |flushed| flushed + self.accept_limit))
+        let limit = self.flushed.map_or(self.sent + self.accept_limit.times(2), |flushed| flushed + self.accept_limit);
+        Some(limit + lag)
+    }
+
+    /// Without an answer until `now`, it takes longer than it should: what it should have taken, and what it took.
+    pub(super) fn late(&self, now: MonoTime) -> Option<(Micros, Micros)> {
+        let took = now.since(self.sent);
+        (self.promised < took).then_some((self.promised, took))
     }
 }
 
 impl Job {
+    /// Nodes whose model failed on it, peers left out: none or this one.
+    pub(super) fn failed_here(&self) -> bool {
+        self.failed_at.len() < usize::from(self.history.engine_failures)
+    }
+
     pub(super) fn is_away(&self) -> bool {
         !self.flights.is_empty()
     }

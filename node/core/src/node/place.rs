@@ -8,15 +8,18 @@ use super::explain::{Explanation, Reason};
 use super::job::{Flight, Job};
 use super::{Arrival, Effect, EngineFault, Node, Outcome, Placed, Refusal, Source, Verdict};
 use crate::admission;
-use crate::affinity;
+use crate::affinity::{self, Holding};
 use crate::gate::Signal;
 use crate::id::{Attempt, JobId, NodeId};
 use crate::lifecycle::{DoorState, EngineState};
-use crate::peers::{Draw, Question, Word};
+use crate::peers::{Draw, Question, Take, Ticket, Word};
 use crate::retry::{self, Cause, History, Next};
 use crate::route::{self, Scene, Seat, Sees};
 use crate::tally::Rule;
 use crate::time::{Micros, MonoTime};
+
+/// Before a job is refused as hopeless, so many peers are asked beyond those that the policy drew.
+const ASKED_BEFORE_SHEDDING: usize = 16;
 
 /// How a job goes to a peer.
 #[derive(Clone, Copy, Debug)]
@@ -57,7 +60,9 @@ impl Node {
             client,
             session,
             history: History::default(),
+            failed_at: Vec::new(),
             waiting: false,
+            waited: false,
             here: None,
             flights: Vec::new(),
             hedged: false,
@@ -68,9 +73,10 @@ impl Node {
         self.place(now, id, Cause::New, effects);
     }
 
-    pub(super) fn on_left(&mut self, id: JobId, effects: &mut Vec<Effect>) {
+    pub(super) fn on_left(&mut self, now: MonoTime, id: JobId, effects: &mut Vec<Effect>) {
         // The job may have ended in the same moment.
         if self.jobs.contains_key(&id) {
+            self.blame_for_being_late(now, id);
             self.forget(id, effects);
         }
     }
@@ -79,7 +85,7 @@ impl Node {
     pub(super) fn place(&mut self, now: MonoTime, id: JobId, cause: Cause, effects: &mut Vec<Effect>) {
         let job = self.jobs.get_mut(&id).expect("only a held job is placed");
         assert!(job.is_nowhere(), "a job is placed where it is nowhere");
-        job.waiting = false;
+        self.waiting -= u32::from(std::mem::take(&mut job.waiting));
         if job.deadline <= now {
             self.tally.count(Rule::Expired);
             return self.finish(now, id, Outcome::Expired, effects);
@@ -96,7 +102,7 @@ impl Node {
         let completion = self.completion_here(now, job);
         let refusal = if matches!(self.door, DoorState::Closing { .. } | DoorState::Closed) {
             Some(Refusal::Draining)
-        } else if self.engine != EngineState::Ready {
+        } else if !self.can_compute() {
             Some(Refusal::Unable)
         } else if bound.is_some_and(|bound| bound < completion) {
             self.tally.count(Rule::RefusedBusy);
@@ -110,51 +116,57 @@ impl Node {
         if let Some(refusal) = refusal {
             return self.finish(now, id, Outcome::Refused(refusal), effects);
         }
-        let seat = self.seat_here(now, id);
-        self.queue_here(now, id, &seat, false);
+        let seats = [self.seat_here(now, id)];
+        self.explain(now, id, &seats, &seats[0], Reason::OnlyChoice);
+        self.queue_here(now, id, &seats[0], false);
         let report = self.report(now);
         effects.push(Effect::Acknowledge { job: id, report });
     }
 
     fn place_callers_job(&mut self, now: MonoTime, id: JobId, cause: Cause, effects: &mut Vec<Effect>) {
         self.mind_heat(now);
-        let (next, here) = match self.next(now, id, cause, effects) {
-            Some(next) => (next, next != Next::OnlyAway),
-            None => return,
-        };
-        if cause == Cause::New && next == Next::Anywhere && self.place_by_owner(now, id, effects) {
+        let Some((next, paid)) = self.next(now, id, cause, effects) else { return };
+        if cause == Cause::New && next != Next::OnlyHere && self.place_by_owner(now, id, effects) {
             return;
         }
+        let deadline = self.jobs[&id].deadline;
+        let in_time = |seat: &Seat| !admission::hopeless(now, seat.completion, deadline);
         let mut seats = Vec::with_capacity(3);
-        if here {
+        if next != Next::OnlyAway {
             seats.push(self.seat_here(now, id));
         }
-        let sees = self.rules.route.policy.sees();
+        let rather_not = !seats.is_empty() && self.would_rather_not(now);
+        let take = match self.rules.route.policy.sees() {
+            Sees::TwoPeers => Take::ByWeight(self.rules.route.candidates.max(1) as usize),
+            Sees::AllPeers => Take::All,
+        };
         if next != Next::OnlyHere {
-            let count = match sees {
-                Sees::TwoPeers => Some(self.rules.route.candidates.max(1) as usize),
-                Sees::AllPeers => None,
-            };
-            self.seats_away(now, id, count, here, &mut seats);
+            let optional = !rather_not && seats.first().is_some_and(in_time);
+            self.seats_away(now, id, take, optional, &mut seats);
         }
         let able = !seats.is_empty();
         // Who would be late is no choice: neither for its advantage nor for want of a margin.
-        let deadline = self.jobs[&id].deadline;
-        seats.retain(|seat| !admission::hopeless(now, seat.completion, deadline));
-        let others = seats.iter().any(|seat| !seat.here);
-        if here && others && self.would_rather_not(now) {
+        seats.retain(in_time);
+        let asked_all = next != Next::OnlyHere && take == Take::All;
+        if able && seats.is_empty() && paid && !asked_all {
+            // The draw, or the rule that the last placement is here, must not refuse what somebody could do.
+            self.seats_away(now, id, Take::Evenly(ASKED_BEFORE_SHEDDING), false, &mut seats);
+            seats.retain(in_time);
+        }
+        if rather_not && seats.iter().any(|seat| !seat.here) {
             seats.retain(|seat| !seat.here);
         }
         if seats.is_empty() {
             return if able { self.shed(now, id, effects) } else { self.wait_or_give_up(now, id, effects) };
         }
+        self.charge_own_errors(now, &mut seats);
         let (picked, reason) = self.pick(id, &seats, next);
         self.explain(now, id, &seats, &seats[picked], reason);
         self.go(now, id, &seats, picked, effects);
     }
 
-    /// Where the job may go, after the retry budget had its say; `None` when it ended.
-    fn next(&mut self, now: MonoTime, id: JobId, cause: Cause, effects: &mut Vec<Effect>) -> Option<Next> {
+    /// Where the job may go, and whether the retry budget had no objection; `None` when it ended.
+    fn next(&mut self, now: MonoTime, id: JobId, cause: Cause, effects: &mut Vec<Effect>) -> Option<(Next, bool)> {
         // Also behind a closed door: whoever still gets here has a connection, and there may be no peer.
         let can_here = self.can_compute();
         let next = retry::next(&self.rules.retry, &self.jobs[&id].history, can_here);
@@ -179,25 +191,37 @@ impl Node {
         };
         if paid {
             // The peer that refused knows better than this node did, and the next one could not be asked again.
-            return Some(if cause == Cause::Busy && next == Next::Anywhere { Next::OnlyHere } else { next });
+            let next = if cause == Cause::Busy && next == Next::Anywhere { Next::OnlyHere } else { next };
+            return Some((next, true));
         }
         self.tally.count(Rule::RetryDenied);
         // What was only refused has cost nothing yet: it may still run here.
         if cause == Cause::Refused && matches!(next, Next::Anywhere | Next::OnlyHere) {
-            return Some(Next::OnlyHere);
+            return Some((Next::OnlyHere, false));
         }
         self.give_up(now, id, effects);
         None
     }
 
-    /// This node is leaving, or is a backup while others are there.
+    /// This node is leaving, or is a backup or paused for its errors while others are there.
     fn would_rather_not(&mut self, now: MonoTime) -> bool {
-        self.door.draining() || (self.rules.own.backup && 0 < self.peers.ready(now).0)
+        let reserved = self.rules.own.backup || !self.own_errors.passes(now);
+        self.door.draining() || (reserved && 0 < self.peers.ready(now))
+    }
+
+    /// What errors of this node's own model add, by the measure that is used for peers; where nobody else could do the
+    /// job they add nothing.
+    fn charge_own_errors(&self, now: MonoTime, seats: &mut [Seat]) {
+        let Some(away) = seats.iter().filter(|seat| !seat.here).map(|seat| seat.completion).min() else { return };
+        if let Some(own) = seats.iter_mut().find(|seat| seat.here && self.rules.peers.count_errors) {
+            own.completion += self.own_errors.cost_of_errors(now, away.max(own.completion));
+        }
     }
 
     fn pick(&mut self, id: JobId, seats: &[Seat], next: Next) -> (usize, Reason) {
         if let [_] = seats {
-            return (0, if next == Next::OnlyHere { Reason::LastPlacement } else { Reason::OnlyChoice });
+            let last = next == Next::OnlyHere && seats[0].here;
+            return (0, if last { Reason::LastPlacement } else { Reason::OnlyChoice });
         }
         self.turn = self.turn.wrapping_add(1);
         let (client, hot) = (self.jobs[&id].client, self.heat.is_hot());
@@ -244,8 +268,9 @@ impl Node {
                 None
             };
             let Some(seat) = seat.filter(|seat| !admission::hopeless(now, seat.completion, deadline)) else { continue };
-            let there = if seat.here { u64::from(self.here) } else { u64::from(seat.held.max(seat.mine)) };
-            if !affinity::within_bound(&self.rules.affinity, there, held_sum, nodes) {
+            let held = if seat.here { u64::from(self.here) } else { u64::from(seat.held.max(seat.mine)) };
+            let holding = Holding { held, slots: seat.slots.into(), held_sum, nodes };
+            if !affinity::within_bound(&self.rules.affinity, holding) {
                 self.tally.count(Rule::OwnerFull);
                 continue;
             }
@@ -277,7 +302,10 @@ impl Node {
         let job = self.jobs.get_mut(&id).expect("only a held job is placed");
         if self.engine == EngineState::Starting && now < job.arrived + self.rules.retry.start_hold {
             job.waiting = true;
-            self.tally.count(Rule::HeldForStart);
+            self.waiting += 1;
+            if !std::mem::replace(&mut job.waited, true) {
+                self.tally.count(Rule::HeldForStart);
+            }
         } else {
             self.give_up(now, id, effects);
         }
@@ -311,17 +339,10 @@ impl Node {
         }
     }
 
-    /// Appends the peers that may get the job.
-    pub(super) fn seats_away(
-        &mut self,
-        now: MonoTime,
-        id: JobId,
-        count: Option<usize>,
-        or_none: bool,
-        seats: &mut Vec<Seat>,
-    ) {
+    /// Appends the peers that may get the job. It is `optional` where this node can do the job itself.
+    pub(super) fn seats_away(&mut self, now: MonoTime, id: JobId, take: Take, optional: bool, seats: &mut Vec<Seat>) {
         let question = self.question(now, id);
-        let draw = Draw { except: &self.jobs[&id].history.tried, count, or_none };
+        let draw = Draw { except: &self.jobs[&id].history.tried, take, optional };
         self.peers.seats(now, &question, draw, seats, (&mut self.prng, &mut self.tally));
     }
 
@@ -416,7 +437,7 @@ impl Node {
         match verdict {
             Verdict::Done => {
                 let took = now.since(flight.sent);
-                self.peers.on_answer(now, &flight.peer, flight.promised, took);
+                self.peers.on_answer(now, &flight.peer, flight.ticket, (flight.promised, took));
                 self.learn_lateness(flight.promised, took);
                 if flight.hedge {
                     self.tally.count(Rule::HedgeWon);
@@ -429,7 +450,7 @@ impl Node {
             Verdict::Failed => {
                 let job = self.jobs.get_mut(&id).expect("take_back found it");
                 job.history.engine_failures += 1;
-                job.history.failed_at.push(flight.peer);
+                job.failed_at.push((flight.peer, flight.ticket));
                 self.place_if_nowhere(now, id, Cause::Failed, effects);
             }
         }
@@ -443,8 +464,10 @@ impl Node {
         refusal: Refusal,
         effects: &mut Vec<Effect>,
     ) {
-        if self.take_back(id, attempt).is_none() {
-            return;
+        let Some(flight) = self.take_back(id, attempt) else { return };
+        if matches!(refusal, Refusal::Full | Refusal::Unable) {
+            let until = now + self.rules.publish.interval_max;
+            self.peers.on_declined(&flight.peer, flight.ticket, until);
         }
         let job = self.jobs.get_mut(&id).expect("take_back found it");
         job.history.busy_refused |= refusal == Refusal::Busy;
@@ -456,22 +479,43 @@ impl Node {
         self.place_if_nowhere(now, id, cause, effects);
     }
 
-    pub(super) fn on_broke(
-        &mut self,
-        now: MonoTime,
-        (id, attempt): (JobId, Attempt),
-        peer: &NodeId,
-        signal: Signal,
-        effects: &mut Vec<Effect>,
-    ) {
-        let flight = self.take_back(id, attempt);
+    /// The way to a peer broke while it had the job.
+    pub(super) fn on_broke(&mut self, now: MonoTime, (id, attempt): (JobId, Attempt), effects: &mut Vec<Effect>) {
         // A placement that was given up says nothing about the run of the process that is there now.
-        let boot = flight.as_ref().and_then(|flight| flight.ticket).map(|ticket| ticket.boot());
-        if flight.is_some() {
-            self.tally.count(if signal == Signal::Broke { Rule::Broke } else { Rule::Silent });
-            self.failed(now, peer, boot, signal);
-            self.place_if_nowhere(now, id, Cause::Death, effects);
+        let Some(flight) = self.take_back(id, attempt) else { return };
+        self.tally.count(Rule::Broke);
+        self.failed(now, &flight, Signal::Broke);
+        self.place_if_nowhere(now, id, Cause::Death, effects);
+    }
+
+    /// A peer did not acknowledge the job in time: another node gets it.
+    pub(super) fn on_silent(&mut self, now: MonoTime, (id, attempt): (JobId, Attempt), effects: &mut Vec<Effect>) {
+        let Some(flight) = self.flight(id, attempt).cloned() else { return };
+        let (lives, left) = (self.peers.lives(now, &flight.peer, flight.ticket), flight.flushed.is_some());
+        self.tally.count(Rule::Silent);
+        // A job that did not leave this node yet says nothing about the peer: it may be large.
+        if left {
+            self.failed(now, &flight, Signal::Silent);
         }
+        // From a peer that is gone everything is taken back. One that is slow may be slow because of too much work: more
+        // of it has to be paid for, and without budget the job stays where it is.
+        if let Some(budget) = self.rules.retry_budget.filter(|_| lives && left)
+            && !self.retries.take(now, &budget.0)
+        {
+            self.tally.count(Rule::RetryDenied);
+            if let Some(flight) = self.flight(id, attempt) {
+                flight.accept_limit = flight.accept_limit.times(2);
+            }
+            return;
+        }
+        self.take_back(id, attempt);
+        effects.push(Effect::Abandon { job: id, attempt });
+        self.place_if_nowhere(now, id, Cause::Death, effects);
+    }
+
+    fn failed(&mut self, now: MonoTime, flight: &Flight, signal: Signal) {
+        let boot = flight.ticket.map(Ticket::boot);
+        self.peers.on_failed(now, &flight.peer, boot, signal, (&mut self.prng, &mut self.tally));
     }
 
     /// Places a job again unless it is still somewhere: then the other placement may answer yet.

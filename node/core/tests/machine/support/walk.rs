@@ -189,7 +189,8 @@ impl Walk {
             22..40 => self.end_of_batch(),
             40..66 => self.news_of_a_peer(),
             66..70 => Input::Left { job: self.any_job() },
-            70..74 => Input::Heard { peer: self.any_peer(), word: self.any_word() },
+            70..72 => Input::Heard { peer: self.any_peer(), word: self.any_word() },
+            72..74 => Input::Called { peer: self.any_peer(), word: self.any_word() },
             74..76 => Input::PingFailed { peer: self.any_peer() },
             76..82 => self.any_membership(),
             82 if self.one_in(2) => Input::Measured { units: 1, took: Micros::from_ms(self.chance.below(50) as u64) },
@@ -314,7 +315,7 @@ impl Walk {
 
     fn any_membership(&mut self) -> Input {
         let mut members = Vec::new();
-        self.members.clear();
+        let before = std::mem::take(&mut self.members);
         for name in &NAMES[..4] {
             if self.one_in(6) {
                 continue;
@@ -329,6 +330,9 @@ impl Walk {
                 members.push(PeerFacts { boot: BootId(0), alive: !alive, ..facts.clone() });
             }
             members.push(facts.clone());
+            // That an earlier run is dead says nothing of the run that is known, except that nobody hears it.
+            let known = before.get(&facts.id).filter(|known| facts.boot < known.boot && !facts.alive);
+            let facts = known.map_or(facts, |known| PeerFacts { alive: false, ..known.clone() });
             self.members.insert(facts.id.clone(), facts);
         }
         Input::Membership(members)

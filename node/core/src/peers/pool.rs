@@ -1,0 +1,179 @@
+//! Who may get a job, and the draw among them.
+//!
+//! Part of `peers`. The lists are made again whenever something changed; a draw of an even list costs the same however
+//! long it is, one of an uneven list looks at everybody.
+//! Invariants: a draw never gives the same peer twice, nor one that is barred; the heaviest of those that it may give
+//! is never passed over for its weight.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Peers, Question};
+use crate::id::NodeId;
+use crate::prng::Prng;
+use crate::route::Seat;
+use crate::tally::{Rule, Tally};
+use crate::time::MonoTime;
+
+/// Those that may get a job, in the order in which they are asked.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Pool {
+    pub(super) first: List,
+    pub(super) backups: List,
+    /// They did not take a job a moment ago.
+    pub(super) resting: List,
+}
+
+/// Positions in the table, in its order.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct List {
+    pub(super) at: Vec<u32>,
+    /// Weights differ, or somebody has just started: a draw has to look at each.
+    uneven: bool,
+    weight: u32,
+}
+
+/// Whom [`Peers::seats`] may offer.
+#[derive(Clone, Copy, Debug)]
+pub struct Draw<'a> {
+    /// Not these.
+    pub except: &'a [NodeId],
+    /// How many.
+    pub take: Take,
+    /// This node can do the job itself, and in time: backups and peers that rest are not asked, and nobody is a fine
+    /// answer where all have just started.
+    pub optional: bool,
+}
+
+/// How many peers are offered, and how they are chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Take {
+    /// All of them.
+    All,
+    /// So many random ones, a peer as often as its weight says.
+    ByWeight(usize),
+    /// So many random ones.
+    Evenly(usize),
+}
+
+impl List {
+    pub(super) fn clear(&mut self) {
+        self.at.clear();
+        self.uneven = false;
+    }
+
+    pub(super) fn push(&mut self, at: u32, weight: u32, rises: bool) {
+        if self.at.is_empty() {
+            self.weight = weight;
+        }
+        self.uneven |= weight != self.weight || rises;
+        self.at.push(at);
+    }
+
+    /// How many there are beside `barred`.
+    fn left(&self, barred: &[u32]) -> usize {
+        self.at.len() - barred.iter().filter(|at| self.at.binary_search(at).is_ok()).count()
+    }
+
+    fn beside<'a>(&'a self, barred: &'a [u32]) -> impl Iterator<Item = u32> + Clone + 'a {
+        self.at.iter().copied().filter(|at| barred.binary_search(at).is_err())
+    }
+
+    /// Up to `count` random ones, each as likely.
+    fn draw_evenly(&self, barred: &[u32], count: usize, prng: &mut Prng) -> Vec<u32> {
+        // Positions in the list that are taken, in order: the draw skips them.
+        let mut taken: Vec<usize> = barred.iter().filter_map(|at| self.at.binary_search(at).ok()).collect();
+        let drawn_max = count.min(self.at.len() - taken.len());
+        let mut chosen = Vec::with_capacity(drawn_max);
+        for _ in 0..drawn_max {
+            let mut drawn = prng.below(self.at.len() - taken.len());
+            let at = taken.iter().position(|&skip| {
+                let here = drawn < skip;
+                drawn += usize::from(!here);
+                here
+            });
+            taken.insert(at.unwrap_or(taken.len()), drawn);
+            chosen.push(self.at[drawn]);
+        }
+        chosen
+    }
+}
+
+impl Pool {
+    /// The list to draw from, and whether it is that of the backups.
+    fn list(&self, barred: &[u32], optional: bool) -> (&List, bool) {
+        let has = |list: &List| 0 < list.left(barred);
+        if optional || has(&self.first) {
+            (&self.first, false)
+        } else if has(&self.backups) {
+            (&self.backups, true)
+        } else {
+            (&self.resting, false)
+        }
+    }
+}
+
+impl Peers {
+    /// Appends seats for a job.
+    pub fn seats(
+        &mut self,
+        now: MonoTime,
+        question: &Question,
+        draw: Draw<'_>,
+        seats: &mut Vec<Seat>,
+        (prng, tally): (&mut Prng, &mut Tally),
+    ) {
+        self.renew_if_stale(now);
+        let mut barred: Vec<u32> =
+            draw.except.iter().filter_map(|id| self.position(id)).filter_map(|at| u32::try_from(at).ok()).collect();
+        barred.sort_unstable();
+        let (list, backup) = self.pool.list(&barred, draw.optional);
+        let chosen = match draw.take {
+            Take::All => list.beside(&barred).collect(),
+            Take::ByWeight(count) if list.uneven => {
+                self.draw_by_weight(now, (list, &barred), count, draw.optional, (prng, tally))
+            }
+            Take::ByWeight(count) | Take::Evenly(count) => list.draw_evenly(&barred, count, prng),
+        };
+        if backup && !chosen.is_empty() {
+            tally.count(Rule::BackupUsed);
+        }
+        let seat = |at: u32| self.table[at as usize].seat(now, &self.rules, &self.sums, question);
+        seats.extend(chosen.into_iter().map(seat));
+    }
+
+    /// Each peer takes part as often as its weight says, measured against the heaviest; a random `count` of those who
+    /// do are chosen (reservoir sampling). With two peers of weights 4 and 1 the light one is seen every fourth time.
+    fn draw_by_weight(
+        &self,
+        now: MonoTime,
+        (list, barred): (&List, &[u32]),
+        count: usize,
+        optional: bool,
+        (prng, tally): (&mut Prng, &mut Tally),
+    ) -> Vec<u32> {
+        let weight = |at: u32| u64::from(self.table[at as usize].facts.weight);
+        let weight_max = list.beside(barred).map(weight).max().unwrap_or(0).max(1);
+        let (mut chosen, mut seen, mut passed_over) = (Vec::with_capacity(count), 0, None);
+        for at in list.beside(barred) {
+            if weight(at) <= prng.next_u64() % weight_max {
+                continue;
+            }
+            let risen = self.table[at as usize].risen(now, self.rules.slow_start);
+            if risen < 100 && risen <= prng.next_u64() % 100 {
+                tally.count(Rule::SlowStarted);
+                passed_over = Some(at);
+                continue;
+            }
+            seen += 1;
+            if chosen.len() < count {
+                chosen.push(at);
+            } else if let Some(place) = chosen.get_mut(prng.below(seen)) {
+                *place = at;
+            }
+        }
+        if chosen.is_empty() && !optional {
+            chosen.extend(passed_over);
+        }
+        chosen
+    }
+}
