@@ -16,11 +16,10 @@ use crate::time::Micros;
 const WEIGHT_STEADY: f64 = 0.005;
 /// Weight of the newest batch while the model does not fit any more: the last 20 or so decide.
 const WEIGHT_DRIFTING: f64 = 0.1;
-/// A batch after a pause counts for so much, by the part that the pause is of this time in microseconds. A node that
-/// believes itself slow gets little work, so it has to learn from the few looks at itself that it is not.
+/// What is older than this time in microseconds is mostly forgotten, however few batches there were since: a batch
+/// counts for the part that the time since the last one is of it. A node that believes itself slow gets little work, so
+/// it has to learn from little that it is not.
 const FORGOTTEN_AFTER: f64 = 4e6;
-/// A shorter pause is none, in microseconds.
-const PAUSE_MIN: f64 = 0.5e6;
 /// Weight of one batch after however long a pause.
 const WEIGHT_MAX: f64 = 0.25;
 /// Weight of the newest error in what says whether the model still fits.
@@ -88,8 +87,7 @@ impl CostModel {
         let micros = micros.min(self.surprising(units));
         let steady = if self.drifts(units, micros) { WEIGHT_DRIFTING } else { WEIGHT_STEADY };
         self.batches = self.batches.saturating_add(1);
-        let pause = since.get() as f64;
-        let aged = if pause < PAUSE_MIN { 0.0 } else { (pause / FORGOTTEN_AFTER).min(WEIGHT_MAX) };
+        let aged = (since.get() as f64 / FORGOTTEN_AFTER).min(WEIGHT_MAX);
         // The first batches are averaged evenly, so that one odd first batch is soon forgotten.
         let weight = steady.max(aged).max(1.0 / self.batches as f64);
         let (units_off, micros_off) = (units - self.units_mean, micros - self.micros_mean);
