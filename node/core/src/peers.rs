@@ -537,12 +537,6 @@ impl Peers {
         self.table.iter().map(|peer| peer.units_unacknowledged).sum()
     }
 
-    /// Forwards to any peer that did not end yet.
-    #[must_use]
-    pub fn flights(&self) -> u64 {
-        self.table.iter().map(|peer| u64::from(peer.flights)).sum()
-    }
-
     fn renew_if_stale(&mut self, now: MonoTime) {
         if self.stale {
             self.renew(now);

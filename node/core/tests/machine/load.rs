@@ -5,9 +5,10 @@
 use shoal_core::admission::AdmissionRules;
 use shoal_core::cost::Cost;
 use shoal_core::lifecycle::Standing;
-use shoal_core::load::Report;
+use shoal_core::load::{DeviceLoad, Report};
 use shoal_core::node::RowVerdict::Done;
-use shoal_core::node::{Effect, Input, Rules};
+use shoal_core::node::{Effect, Input, Rules, Verdict};
+use shoal_core::share::Share;
 use shoal_core::time::Micros;
 
 use super::support::*;
@@ -81,21 +82,95 @@ fn what_is_held_never_exceeds_the_limits_whoever_sent_it() {
 
 #[test]
 fn no_number_in_a_report_can_stop_a_node_or_lead_it_to_lose_a_job() {
-    let numbers = [0, 1, u64::MAX / 2, u64::MAX - 1, u64::MAX];
-    for wait in numbers {
-        for fixed in numbers {
-            for per_unit_ns in numbers {
+    // The largest that are believed, one more, and what no one would say.
+    let (hour_us, minute_ns) = (3_600_000_000, 60_000_000_000);
+    let numbers = |believed: u64| [0, 1, believed, believed + 1, u64::MAX / 2, u64::MAX];
+    for wait in numbers(hour_us) {
+        for fixed in numbers(hour_us) {
+            for per_unit_ns in numbers(minute_ns) {
                 let cost = Cost { fixed: Micros::new(fixed), per_unit_ns };
-                let hostile = Report { seq: wait, wait: Micros::new(wait), cost, ..report(1, 0) };
+                let (held, slots) = if wait == 1 { (1_000_000, 65_536) } else { (0, 1) };
+                let hostile = Report { seq: wait, wait: Micros::new(wait), cost, held, slots, ..report(1, 0) };
                 let mut stage = hot(&[peer("a", 0), peer("b", 0)]);
                 stage.feed(1, heard("a", hostile));
                 stage.feed(2, caller(1));
                 stage.feed(2000, heard("b", hostile));
                 stage.feed(2000, caller(2));
                 stage.feed(9000, caller(3));
+                stage.feed(9000, callers(4, &[u32::MAX; 9], u64::MAX));
                 let held = stage.gauges();
-                assert_eq!(held.jobs, 4, "wait {wait} fixed {fixed} per unit {per_unit_ns}: {held:?}");
+                assert_eq!(held.jobs, 5, "wait {wait} fixed {fixed} per unit {per_unit_ns}: {held:?}");
             }
         }
     }
+}
+
+#[test]
+fn a_node_never_says_what_its_peers_would_not_believe() {
+    let mut stage = Stage::ready(&[]);
+    stage.feed(0, caller(1));
+    let hung = stage.node.report(ms(3_700_000));
+    let mut stage = Stage::starting(&[]);
+    stage.feed(0, Input::EngineReady { units: 1, took: Micros::from_ms(61_000) });
+    let slow = stage.node.report(ms(1));
+    assert!(hung.is_believable() && slow.is_believable(), "{hung:?} {slow:?}");
+}
+
+#[test]
+fn estimates_of_this_node_never_overflow() {
+    let mut stage = Stage::starting(&[]);
+    stage.feed(0, Input::EngineReady { units: 1, took: Micros::MAX });
+    for number in 0..40 {
+        stage.feed(0, Input::Measured { units: 1 + 1000 * (number % 2), took: Micros::MAX });
+    }
+    for job in 1..=3 {
+        stage.feed(0, callers(job, &[u32::MAX; 4000], u64::MAX));
+    }
+    assert_eq!(stage.gauges().jobs, 3);
+}
+
+#[test]
+fn the_heat_of_a_node_whose_probe_is_silent_is_what_was_measured_here() {
+    let probed = |busy: Option<u8>, memory| {
+        Input::Probed(DeviceLoad { busy: busy.map(Share::percent), memory: Some(Share::percent(memory)) })
+    };
+    for (busy, memory, expected) in [(None, 10, true), (Some(10), 10, false), (Some(10), 80, true)] {
+        let mut stage = Stage::ready(&[]);
+        stage.feed(1, probed(busy, memory));
+        stage.feed(1, callers(1, &[1; 900], 200_000));
+        (1..60).for_each(|tick| drop(stage.feed(tick * 100, Input::Tick)));
+        assert_eq!(stage.gauges().hot, expected, "busy {busy:?} memory {memory}");
+    }
+}
+
+#[test]
+fn a_device_that_one_caller_keeps_busy_is_in_use_whenever_somebody_looks() {
+    let mut stage = Stage::ready(&[]);
+    for job in 1..=1000u64 {
+        stage.feed((job - 1) * 10, caller(job));
+        stage.feed((job - 1) * 10 + 5, Input::Tick);
+        stage.feed(job * 10, batch_done(job, &[Done]));
+        // Looked at in the moment between two jobs.
+        stage.feed(job * 10, Input::Tick);
+    }
+    assert!(Share::percent(98) <= stage.gauges().load, "{:?}", stage.gauges());
+}
+
+#[test]
+fn what_was_sent_to_a_peer_that_never_tells_its_load_counts_only_while_it_is_there() {
+    let mut stage = hot(&[peer("a", 0)]);
+    for job in 1..=50 {
+        stage.feed(1 + job, caller(job));
+        stage.feed(1 + job, accepted(job, 1, "a"));
+        let done = stage.feed(1 + job, answered(job, 1, "a", Verdict::Done));
+        assert!(!done.is_empty(), "job {job} stayed here although the peer rests");
+    }
+}
+
+#[test]
+fn a_job_that_is_held_for_a_start_counts_once() {
+    let mut stage = Stage::starting(&[]);
+    stage.feed(1, caller(1));
+    (1..10).for_each(|tick| drop(stage.feed(tick * 100, Input::Tick)));
+    assert_eq!(count(&stage, "held_for_start"), 1);
 }

@@ -8,7 +8,7 @@ use shoal_core::lifecycle::Standing;
 use shoal_core::load::{DeviceLoad, Report};
 use shoal_core::node::RowVerdict::{Done, Failed};
 use shoal_core::node::{
-    Arrival, CanaryVerdict, Effect, HedgeRules, Input, OwnRules, PulseRules, Reason, RetryBudget, Rules, Verdict,
+    Arrival, CanaryVerdict, Effect, Input, Outcome, OwnRules, Reason, Refusal, RetryBudget, Rules, Verdict,
 };
 use shoal_core::peers::PeerFacts;
 use shoal_core::route::Policy;
@@ -16,10 +16,6 @@ use shoal_core::share::Share;
 use shoal_core::time::Micros;
 
 use super::support::*;
-
-fn ready_with(rules: Rules, peers: &[PeerFacts]) -> Stage {
-    Stage::with_rules(rules, peers).play(&[(0, ready(), &[])])
-}
 
 /// A caller's job of one unit that belongs to a session.
 fn of_session(job: u64, session: u64) -> Input {
@@ -30,10 +26,6 @@ fn of_session(job: u64, session: u64) -> Input {
 fn explained(job: u64) -> Input {
     let Input::Arrived(arrival) = caller(job) else { unreachable!("a caller arrives") };
     Input::Arrived(Arrival { explain: true, ..arrival })
-}
-
-fn count(stage: &Stage, rule: &str) -> u64 {
-    stage.node.exercised().find(|(name, _)| *name == rule).map(|(_, count)| count).expect("a rule of this name")
 }
 
 #[test]
@@ -73,6 +65,21 @@ fn a_session_goes_to_its_owner_until_that_holds_too_much() {
     assert_eq!((count(&full, "owner_full"), count(&full, "owner_served")), (1, 1));
     let gone = Input::Membership(vec![holds(0, "a")]);
     stage(0).play(&[(1, gone, &[]), (2, of_session(1, 0), &["run 1: 1.0"])]);
+}
+
+#[test]
+fn a_node_that_cannot_compute_sends_a_session_to_its_owner() {
+    let owners = OwnerTable::new(["a", "b", "c"].map(id).into(), vec![vec![1, 0, 2]]).expect("sound");
+    let peers = ["a", "b", "c"].map(|name| peer(name, 0));
+    let own = OwnRules { weight: 0, backup: false };
+    for mut stage in [ready_with(Rules { own, ..plain_rules() }, &peers), Stage::starting(&peers)] {
+        stage.feed(1, Input::Owners(owners.clone()));
+        for job in 1..=9 {
+            let (_, attempt, peer) = forwarded(&stage.feed(2, of_session(job, 0))).expect("its owner is there");
+            assert_eq!(peer, "b");
+            stage.feed(2, answered(job, attempt, "b", Verdict::Done));
+        }
+    }
 }
 
 #[test]
@@ -130,57 +137,6 @@ fn a_device_with_slots_runs_as_many_batches_at_a_time() {
 }
 
 #[test]
-fn a_late_job_is_placed_a_second_time_and_the_first_answer_wins() {
-    let rules = || Rules {
-        hedge: Some(HedgeRules {
-            budget: BudgetRules { percent: 100, per_second: 0 },
-            load_max: Share::FULL,
-            ..HedgeRules::default()
-        }),
-        ..plain_rules()
-    };
-    let late = |answers: &[Line<'_>]| {
-        ready_with(rules(), &[peer("a", 0), peer("b", 5000)])
-            .play(&[
-                (0, callers(9, &[1; 5], DEADLINE_MS), &["run 1: 9.0 9.1 9.2 9.3 9.4"]),
-                (1, caller(1), &["forward 1#1 to a if within 59 ms"]),
-                (2, accepted(1, 1, "a"), &[]),
-                (30, Input::Tick, &[]),
-                // Promised within 11 ms; three times that is late while nothing better is known.
-                (40, Input::Tick, &[]),
-                // Here it would take 20 ms, more than it should have taken there; 10 ms later it is worth it.
-                (50, batch_done(1, &[Done; 5]), &["finish 9: done here after 1"]),
-                (51, Input::Tick, &["run 2: 1.0"]),
-            ])
-            .play(answers)
-    };
-    late(&[(60, batch_done(2, &[Done]), &["abandon 1#1", "finish 1: done here after 1"])]).assert_at_rest();
-    let lost = late(&[(55, answered(1, 1, "a", Verdict::Done), &["finish 1: done on a after 1"])]);
-    assert_eq!((count(&lost, "hedged"), count(&lost, "hedge_won")), (1, 0));
-    let broken = late(&[(55, broke(1, 1, "a"), &[]), (60, batch_done(2, &[Done]), &["finish 1: done here after 1"])]);
-    broken.assert_at_rest();
-}
-
-#[test]
-fn nothing_is_hedged_without_budget_or_while_the_nodes_are_busy() {
-    let hedge = |percent, load_max| HedgeRules {
-        budget: BudgetRules { percent, per_second: 0 },
-        load_max: Share::percent(load_max),
-        ..HedgeRules::default()
-    };
-    for rules in [hedge(2, 100), hedge(100, 0)] {
-        let stage = ready_with(Rules { hedge: Some(rules), ..plain_rules() }, &[peer("a", 0)]).play(&[
-            (0, callers(9, &[1; 9], DEADLINE_MS), &["run 1: 9.0 9.1 9.2 9.3 9.4"]),
-            (1, caller(1), &["forward 1#1 to a if within 99 ms"]),
-            (2, accepted(1, 1, "a"), &[]),
-            (90, Input::Tick, &[]),
-            (190, Input::Tick, &[]),
-        ]);
-        assert_eq!(count(&stage, "hedged"), 0);
-    }
-}
-
-#[test]
 fn the_retry_budget_stops_retries_of_failures_but_not_those_that_a_death_causes() {
     let budget = Some(RetryBudget(BudgetRules { percent: 0, per_second: 1 }));
     let node = || {
@@ -214,42 +170,6 @@ fn the_retry_budget_stops_retries_of_failures_but_not_those_that_a_death_causes(
 }
 
 #[test]
-fn a_node_that_stood_still_blames_nobody_for_what_it_did_not_hear() {
-    let pulse = Some(PulseRules::default());
-    let asleep = |peers: &[PeerFacts]| {
-        ready_with(Rules { pulse, ..plain_rules() }, peers).play(&[
-            (0, callers(9, &[1; 40], DEADLINE_MS), &["run 1: 9.0 9.1 9.2 9.3 9.4"]),
-            (1, caller(1), &["forward 1#1 to a if within 409 ms"]),
-            (2, flushed(1, 1), &[]),
-        ])
-    };
-    let dead = Input::Membership(vec![PeerFacts { alive: false, ..peer("a", 0) }]);
-    // It wakes after five seconds; the news that it finds are older than what it has not read yet.
-    let woken = asleep(&[peer("a", 0)]).play(&[
-        (5000, dead, &[]),
-        (5001, Input::Tick, &[]),
-        (5002, caller(2), &["forward 2#1 to a if within 5312 ms"]),
-        (5003, accepted(1, 1, "a"), &[]),
-        (5004, accepted(2, 1, "a"), &[]),
-        (5100, Input::Tick, &[]),
-    ]);
-    assert_eq!((woken.gate("a"), count(&woken, "self_suspected")), ("passing", 1));
-    let after = woken.play(&[(5200, Input::Tick, &[]), (5300, Input::Tick, &[]), (5400, Input::Tick, &[])]);
-    let after = after.play(&[(5500, Input::Tick, &[]), (5501, caller(3), &[])]);
-    assert_eq!(after.node.gauges(ms(5501)).forwards, 2, "what gossip still says then is believed");
-}
-
-#[test]
-fn a_gossip_thread_that_is_late_is_this_nodes_own_fault() {
-    let pulse = Some(PulseRules::default());
-    let mut stage = ready_with(Rules { pulse, ..plain_rules() }, &[peer("a", 0)]);
-    stage.feed(50, Input::Pulse { late: Micros::from_ms(200) });
-    assert_eq!(count(&stage, "self_suspected"), 0);
-    stage.feed(60, Input::Pulse { late: Micros::from_ms(201) });
-    assert_eq!(count(&stage, "self_suspected"), 1);
-}
-
-#[test]
 fn a_hot_node_gives_work_away_sooner_but_never_to_a_worse_peer() {
     let probed = |percent| Input::Probed(DeviceLoad { busy: Some(Share::percent(percent)), memory: None });
     for (percent, wait_ms, expected) in
@@ -264,7 +184,7 @@ fn a_hot_node_gives_work_away_sooner_but_never_to_a_worse_peer() {
 }
 
 #[test]
-fn a_device_that_is_not_known_is_not_hot() {
+fn a_device_that_is_not_known_any_more_is_as_hot_as_what_runs_on_it() {
     let mut stage = Stage::ready(&[]);
     stage.feed(1, Input::Probed(DeviceLoad { busy: Some(Share::FULL), memory: None }));
     stage.feed(2, Input::Tick);
@@ -272,7 +192,12 @@ fn a_device_that_is_not_known_is_not_hot() {
     let told = stage.node.report(ms(2));
     assert_eq!((told.busy, told.memory), (Some(Share::FULL), None));
     stage.feed(3, Input::Probed(DeviceLoad::default()));
-    assert_eq!(stage.node.report(ms(3)).busy, None);
+    assert_eq!((stage.node.report(ms(3)).busy, stage.gauges().load), (None, Share::default()));
+    // The state holds for a while.
+    stage.feed(4, Input::Tick);
+    assert!(stage.gauges().hot);
+    stage.feed(1000, Input::Tick);
+    assert!(!stage.gauges().hot);
 }
 
 #[test]
@@ -281,32 +206,37 @@ fn every_policy_ends_every_job_and_hands_none_of_a_peer_on() {
         let mut rules = plain_rules();
         rules.route.policy = policy;
         let mut stage = ready_with(rules, &[peer("a", 0), peer("b", 0)]);
-        for job in 1..=20 {
-            let effects = stage.feed(job, caller(job));
+        let mut effects: Vec<Effect> = (1..=20).flat_map(|job| stage.feed(1, caller(job))).collect();
+        effects.extend(stage.feed(1, handed(21, None)));
+        let (mut ended, mut at_ms) = (0, 1);
+        while !effects.is_empty() {
+            at_ms += 10;
+            let mut next = Vec::new();
             for effect in effects {
-                if let Effect::Forward { job, attempt, peer, bound, .. } = effect {
-                    assert!(bound.is_none() || policy == Policy::Adaptive, "{policy:?}");
-                    stage.feed(
-                        ms_of(&stage),
-                        Input::Refused {
-                            job,
-                            attempt,
-                            peer,
-                            word: shoal_core::peers::Word::default(),
-                            refusal: shoal_core::node::Refusal::Full,
-                        },
-                    );
-                }
+                let input = match effect {
+                    // The first placement is refused, the second one answered.
+                    Effect::Forward { job, attempt, peer, bound, .. } => {
+                        assert!(job.0 != 21 && (bound.is_none() || policy == Policy::Adaptive), "{policy:?}");
+                        match attempt.0 {
+                            1 => refused(job.0, 1, peer.as_str(), Refusal::Full),
+                            second => answered(job.0, second, peer.as_str(), Verdict::Done),
+                        }
+                    }
+                    Effect::Run { batch, rows } => batch_done(batch.0, &vec![Done; rows.len()]),
+                    Effect::Finish { outcome, .. } => {
+                        assert!(matches!(outcome, Outcome::Done { .. }), "{policy:?}: {outcome:?}");
+                        ended += 1;
+                        continue;
+                    }
+                    _ => continue,
+                };
+                next.extend(stage.feed(at_ms, input));
             }
+            effects = next;
         }
-        let held = stage.gauges();
-        assert!(0 < held.jobs, "{policy:?}: {held:?}");
-        assert!(stage.feed(21, handed(99, None)).iter().any(|effect| matches!(effect, Effect::Acknowledge { .. })));
+        assert_eq!(ended, 21, "{policy:?}");
+        stage.assert_at_rest();
     }
-}
-
-fn ms_of(stage: &Stage) -> u64 {
-    stage.now().as_micros() / 1000
 }
 
 #[test]
@@ -316,7 +246,7 @@ fn a_machine_that_was_written_down_goes_on_as_if_nothing_had_been() {
     let mut read: shoal_core::node::Node = serde_json::from_str(&written).expect("and read");
     for (at, input) in [
         (2, caller(2)),
-        (3, refused(1, 1, "a", shoal_core::node::Refusal::Busy)),
+        (3, refused(1, 1, "a", Refusal::Busy)),
         (4, batch_done(1, &[Done; 5])),
         (90, Input::Tick),
         (91, callers(3, &[3, 1], 200)),

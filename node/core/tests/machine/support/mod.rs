@@ -84,10 +84,6 @@ impl Stage {
         self
     }
 
-    pub(crate) fn now(&self) -> MonoTime {
-        self.now
-    }
-
     pub(crate) fn gauges(&self) -> Gauges {
         self.node.gauges(self.now)
     }
@@ -258,4 +254,51 @@ pub(crate) fn hot(peers: &[PeerFacts]) -> Stage {
 /// The same; what waits there has this deadline.
 pub(crate) fn hot_until(deadline_ms: u64, peers: &[PeerFacts]) -> Stage {
     Stage::ready(peers).play(&[(1, callers(99, &[1; 40], deadline_ms), &["run 1: 99.0 99.1 99.2 99.3 99.4"])])
+}
+
+/// A node with these rules that computes.
+pub(crate) fn ready_with(rules: Rules, peers: &[PeerFacts]) -> Stage {
+    Stage::with_rules(rules, peers).play(&[(0, ready(), &[])])
+}
+
+/// A node with these rules on whose device a caller's job of 400 ms runs.
+pub(crate) fn hot_with(rules: Rules, peers: &[PeerFacts]) -> Stage {
+    let mut stage = ready_with(rules, peers);
+    stage.feed(1, callers(99, &[1; 40], DEADLINE_MS));
+    stage
+}
+
+/// How often a rule decided something.
+pub(crate) fn count(stage: &Stage, rule: &str) -> u64 {
+    stage.node.exercised().find(|(name, _)| *name == rule).map(|(_, count)| count).expect("a rule of this name")
+}
+
+/// The first forward among `effects`: job, attempt, peer.
+pub(crate) fn forwarded(effects: &[Effect]) -> Option<(u64, u8, String)> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::Forward { job, attempt, peer, .. } => Some((job.0, attempt.0, peer.to_string())),
+        _ => None,
+    })
+}
+
+/// A peer sent a job, and said its load with it.
+pub(crate) fn called(peer: &str, report: Report) -> Input {
+    Input::Called { peer: id(peer), word: Word { report: Some(report), rtt: None } }
+}
+
+impl Stage {
+    /// Feeds jobs of a unit each, of which those that are forwarded are done at once. Returns the peers that they went
+    /// to; whoever stays here leaves.
+    pub(crate) fn where_they_go(&mut self, at_ms: u64, jobs: std::ops::RangeInclusive<u64>) -> Vec<Option<String>> {
+        let mut places = Vec::new();
+        for job in jobs {
+            let place = forwarded(&self.feed(at_ms, caller(job)));
+            match &place {
+                Some((job, attempt, peer)) => self.feed(at_ms, answered(*job, *attempt, peer, Verdict::Done)),
+                None => self.feed(at_ms, left(job)),
+            };
+            places.push(place.map(|(_, _, peer)| peer));
+        }
+        places
+    }
 }

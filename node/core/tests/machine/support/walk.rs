@@ -9,14 +9,15 @@ use std::sync::Arc;
 use shoal_core::admission::AdmissionRules;
 use shoal_core::affinity::OwnerTable;
 use shoal_core::batch::BatchRules;
+use shoal_core::breaker::BreakerRules;
 use shoal_core::budget::BudgetRules;
 use shoal_core::cost::Cost;
 use shoal_core::id::{Attempt, BatchId, BootId, JobId, NodeId, RowRef};
 use shoal_core::lifecycle::{DoorState, Standing};
 use shoal_core::load::{DeviceLoad, Report};
 use shoal_core::node::{
-    Arrival, CanaryVerdict, Effect, Gauges, HedgeRules, Input, Node, Outcome, Placed, Refusal, RowVerdict, Rules,
-    Source, Verdict,
+    Arrival, CanaryVerdict, Effect, Gauges, HedgeRules, Input, Node, Outcome, Placed, Refusal, RetryBudget, RowVerdict,
+    Rules, Source, Verdict,
 };
 use shoal_core::peers::{PeerFacts, Word};
 use shoal_core::prng::Prng;
@@ -46,7 +47,14 @@ impl Seen {
     }
 
     pub(crate) fn assert_all_happened(&self) {
+        for (what, least) in
+            [("breaker_paused", 5), ("retry_denied", 50), ("panicked", 50), ("hedged", 50), ("slow_started", 50)]
+        {
+            let count = self.0.get(what).copied().unwrap_or(0);
+            assert!(least <= count, "{what} decided only {count} times: {:?}", self.0);
+        }
         let rare = [
+            "hedge",
             "run",
             "forward",
             "second placement",
@@ -89,6 +97,9 @@ pub(crate) fn walk(seed: u64) -> Walked {
         walk.feed(input);
     }
     walk.settle();
+    for (rule, count) in walk.node.exercised() {
+        *walk.seen.0.entry(rule).or_default() += count;
+    }
     Walked { seen: walk.seen, digest: walk.digest }
 }
 
@@ -147,6 +158,10 @@ impl Walk {
             load_max: Share::FULL,
             ..HedgeRules::default()
         });
+        if seed.is_multiple_of(5) {
+            rules.retry_budget = Some(RetryBudget(BudgetRules { percent: 0, per_second: 1 }));
+            rules.peers.breaker = Some(BreakerRules { request_volume: 2, ..BreakerRules::default() });
+        }
         rules.route.policy = Policy::ALL[usize::try_from(seed).expect("a small seed") / 6 % Policy::ALL.len()];
         Self {
             seed,

@@ -1,0 +1,169 @@
+//! Whom to believe: this node's own ears, gossip that calls everybody dead, and words that contradict each other.
+//!
+//! Part of the tests of the machine.
+
+use shoal_core::id::BootId;
+use shoal_core::lifecycle::Standing;
+use shoal_core::load::Report;
+use shoal_core::node::{Effect, Input, PulseRules, Rules};
+use shoal_core::peers::PeerFacts;
+use shoal_core::time::Micros;
+
+use super::support::*;
+
+fn with_pulse() -> Rules {
+    Rules { pulse: Some(PulseRules::default()), ..plain_rules() }
+}
+
+fn dead(name: &str) -> PeerFacts {
+    PeerFacts { alive: false, ..peer(name, 0) }
+}
+
+#[test]
+fn a_node_that_stood_still_blames_nobody_for_what_it_did_not_hear() {
+    let pulse = Some(PulseRules::default());
+    let asleep = |peers: &[PeerFacts]| {
+        ready_with(Rules { pulse, ..plain_rules() }, peers).play(&[
+            (0, callers(9, &[1; 40], DEADLINE_MS), &["run 1: 9.0 9.1 9.2 9.3 9.4"]),
+            (1, caller(1), &["forward 1#1 to a if within 409 ms"]),
+            (2, flushed(1, 1), &[]),
+        ])
+    };
+    let dead = Input::Membership(vec![PeerFacts { alive: false, ..peer("a", 0) }]);
+    // It wakes after five seconds; the news that it finds are older than what it has not read yet.
+    let woken = asleep(&[peer("a", 0)]).play(&[
+        (5000, dead, &[]),
+        (5001, Input::Tick, &[]),
+        (5002, caller(2), &["forward 2#1 to a if within 5312 ms"]),
+        (5003, accepted(1, 1, "a"), &[]),
+        (5004, accepted(2, 1, "a"), &[]),
+        (5100, Input::Tick, &[]),
+    ]);
+    assert_eq!((woken.gate("a"), count(&woken, "self_suspected")), ("passing", 1));
+    let after = woken.play(&[(5200, Input::Tick, &[]), (5300, Input::Tick, &[]), (5400, Input::Tick, &[])]);
+    let after = after.play(&[(5500, Input::Tick, &[]), (5501, caller(3), &[])]);
+    assert_eq!(after.node.gauges(ms(5501)).forwards, 2, "what gossip still says then is believed");
+}
+
+#[test]
+fn a_gossip_thread_that_is_late_is_this_nodes_own_fault() {
+    let pulse = Some(PulseRules::default());
+    let mut stage = ready_with(Rules { pulse, ..plain_rules() }, &[peer("a", 0)]);
+    stage.feed(50, Input::Pulse { late: Micros::from_ms(200) });
+    assert_eq!(count(&stage, "self_suspected"), 0);
+    stage.feed(60, Input::Pulse { late: Micros::from_ms(201) });
+    assert_eq!(count(&stage, "self_suspected"), 1);
+}
+
+#[test]
+fn a_node_whose_gossip_thread_is_always_late_still_notices_silence() {
+    let mut stage = hot_with(with_pulse(), &[peer("a", 0), peer("b", 50)])
+        .play(&[(1, caller(1), &["forward 1#1 to a if within 410 ms"]), (2, flushed(1, 1), &[])]);
+    let abandoned_at = (1..20u64).map(|tick| 2 + tick * 100).find(|&at_ms| {
+        stage.feed(at_ms, Input::Pulse { late: Micros::from_ms(250) });
+        stage.feed(at_ms, Input::Tick).iter().any(|effect| matches!(effect, Effect::Abandon { .. }))
+    });
+    // 302 ms as always, 250 ms for its own lateness, and not before the first doubt is over.
+    assert_eq!(abandoned_at, Some(602));
+}
+
+#[test]
+fn who_is_first_heard_of_as_dead_is_dead_also_while_this_node_suspects_itself() {
+    let mut stage = ready_with(with_pulse(), &[peer("b", 50)]);
+    stage.feed(50, Input::Pulse { late: Micros::from_ms(400) });
+    stage.feed(60, Input::Membership(vec![dead("a"), dead("b")]));
+    stage.feed(61, callers(99, &[1; 40], DEADLINE_MS));
+    assert_eq!(stage.where_they_go(62, 1..=1), [Some("b".to_owned())]);
+}
+
+#[test]
+fn a_node_does_not_suspect_itself_because_it_has_just_started() {
+    let mut stage = Stage::with_rules(with_pulse(), &[]);
+    stage.feed(9000, Input::Tick);
+    assert_eq!(count(&stage, "self_suspected"), 1, "that was a pause");
+    let mut node = shoal_core::node::Node::new(id("here"), BootId(1), with_pulse(), 1);
+    node.step(ms(9000), Input::Tick, &mut Vec::new());
+    assert!(node.exercised().all(|(_, count)| count == 0), "that was its first step");
+}
+
+#[test]
+fn a_node_that_stood_still_blames_nobody_for_being_late() {
+    let mut stage = hot_with(Rules { hedge: Rules::default().hedge, ..with_pulse() }, &[peer("a", 0), peer("b", 5)]);
+    stage.feed(2, caller(1));
+    stage.feed(3, accepted(1, 1, "a"));
+    stage.feed(5000, Input::Tick);
+    stage.feed(5001, left(1));
+    let stretch = stage.node.peers(ms(5001)).find(|view| view.facts.id == id("a")).map(|view| view.stretch_permille);
+    assert_eq!((stretch, count(&stage, "hedged")), (Some(1000), 0));
+}
+
+#[test]
+fn a_ping_that_fails_while_this_node_suspects_itself_says_nothing() {
+    let mut stage = ready_with(with_pulse(), &[peer("a", 0)]);
+    stage.feed(50, Input::Pulse { late: Micros::from_ms(400) });
+    (0..5).for_each(|_| drop(stage.feed(60, Input::PingFailed { peer: id("a") })));
+    assert_eq!(stage.gate("a"), "passing");
+}
+
+#[test]
+fn whoever_gossip_calls_dead_with_most_others_is_pinged_again_and_again() {
+    let mut rules = Rules { pulse: Some(PulseRules::default()), ..plain_rules() };
+    rules.peers.panic_percent = 50;
+    for in_doubt in [false, true] {
+        let mut stage = ready_with(rules.clone(), &[peer("a", 0), peer("b", 0)]);
+        stage.feed(100, Input::Tick);
+        stage.feed(101, Input::Pulse { late: Micros::from_ms(if in_doubt { 400 } else { 0 }) });
+        stage.feed(110, Input::Membership(vec![dead("a"), dead("b")]));
+        let pings = (2..40).flat_map(|tick| stage.feed(tick * 100, Input::Tick));
+        let pings = pings.filter(|effect| matches!(effect, Effect::Ping { .. })).count();
+        // Once a second, both of them, for 3.7 s, of which the doubt takes half a second.
+        assert!((6..=8).contains(&pings), "{pings} pings, in doubt: {in_doubt}");
+        assert_eq!((stage.node.panics(), count(&stage, "panicked")), (true, 1));
+    }
+}
+
+#[test]
+fn nobody_panics_over_peers_that_were_never_heard() {
+    let mut rules = plain_rules();
+    rules.peers.panic_percent = 50;
+    let mut stage = ready_with(rules, &[dead("a"), dead("b"), dead("c")]);
+    assert_eq!(stage.feed(100, Input::Tick), []);
+    assert!(!stage.node.panics());
+}
+
+#[test]
+fn what_gossip_says_against_a_peer_counts_when_it_is_newer_than_the_peers_word() {
+    let wedged = PeerFacts { standing: Standing::Wedged, load: None, ..peer("a", 0) };
+    let told = |first: Input, second: Input| {
+        let mut stage = hot(&[peer("a", 0)]);
+        stage.feed(2, first);
+        stage.feed(3, second);
+        stage.where_they_go(4, 1..=1)
+    };
+    let (gossip, word) = (|| Input::Membership(vec![wedged.clone()]), || heard("a", report(2, 0)));
+    assert_eq!(told(word(), gossip()), [None]);
+    assert_eq!(told(gossip(), word()), [Some("a".to_owned())], "it computes again, and said so itself");
+    let mut stage = hot(&[peer("a", 0)]);
+    stage.feed(2, gossip());
+    stage.feed(3, word());
+    stage.feed(4000, Input::Tick);
+    assert_eq!(stage.where_they_go(4000, 1..=1), [None], "nobody confirmed that word for long");
+}
+
+#[test]
+fn a_peer_that_counted_its_reports_up_to_the_largest_number_can_still_be_corrected() {
+    let mut stage = hot(&[peer("a", 0)]);
+    stage.feed(2, heard("a", Report { seq: u64::MAX, ..report(1, 0) }));
+    stage.feed(3, heard("a", Report { standing: Standing::Draining, ..report(2, 0) }));
+    assert_eq!((stage.where_they_go(4, 1..=1), count(&stage, "absurd_report")), (vec![None], 1));
+}
+
+#[test]
+fn that_an_earlier_run_is_dead_says_nothing_of_what_the_present_one_holds() {
+    let again = PeerFacts { boot: BootId(2), load: Some(Report { boot: BootId(2), ..report(1, 0) }), ..peer("a", 0) };
+    let mut stage = hot(&[again]);
+    stage.feed(2, caller(1));
+    stage.feed(3, Input::Membership(vec![dead("a")]));
+    let view = stage.node.peers(ms(3)).next().map(|view| (view.facts.boot, view.facts.alive, view.flights));
+    assert_eq!(view, Some((BootId(2), false, 1)));
+}
