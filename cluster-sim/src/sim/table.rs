@@ -73,7 +73,7 @@ pub const COLUMNS: &[Column] = &[
     Column { name: "adaptive", policy: Policy::Adaptive, periodic_only: false },
 ];
 
-/// The plan of a cell. `requests` is the number of requests, by default [`REQUESTS`].
+/// The plan of a cell. `requests` is the number of requests, by default `REQUESTS`.
 #[must_use]
 pub fn plan(case: &Case, column: &Column, seed: u64, requests: Option<u64>, rules: &Rules) -> Plan {
     let per_unit_ns = MEAN_SERVICE.get() * 1000;

@@ -158,7 +158,7 @@ impl Queue {
         Work { rows: self.rows, units: self.units }
     }
 
-    /// What runs before a job with this `deadline` that came now. Exact as long as no more than [`LOOKED_AT_MAX`] jobs
+    /// What runs before a job with this `deadline` that came now. Exact as long as no more than `LOOKED_AT_MAX` jobs
     /// have an earlier deadline, or a later one. Cost: nothing when none has a later one, the common case; else the
     /// smaller number of these, bounded.
     #[must_use]

@@ -3,7 +3,7 @@
 //! For `peers` and for this node itself. A peer may be slow without knowing it (its path, its neighbours on the same
 //! machine) or may lie; its callers see it. This is the probation of slow nodes, as a number instead of a state: the
 //! estimate of a peer is multiplied by how far it stretches compared with what is usual.
-//! Invariants: between [`STRETCH_MIN`] and [`STRETCH_MAX`]; without fresh evidence it fades, so that a peer that got
+//! Invariants: between `STRETCH_MIN` and `STRETCH_MAX`; without fresh evidence it fades, so that a peer that got
 //! well is tried again.
 
 use serde::{Deserialize, Serialize};
