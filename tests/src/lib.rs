@@ -8,6 +8,7 @@
 
 pub mod binaries;
 pub mod command;
+pub mod gossip;
 pub mod http;
 pub mod load;
 pub mod metrics;

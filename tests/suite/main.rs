@@ -3,7 +3,8 @@
 //! For everyone who changes the node: each test starts nodes of its own, so any of them can be run alone and all of
 //! them side by side.
 //! Invariants: what is asserted is what a caller or an operator sees (answers, metrics, views, exit codes); times are
-//! printed, never asserted; nothing waits for time to pass.
+//! printed, never asserted, but for those of `gossip_conformance`, which asks the gossip alone; nothing waits for time
+//! to pass.
 //! Not here: the pieces themselves (beside their code); numbers (`cluster-sim`); the repository itself (`tidy`).
 
 mod api;
@@ -13,6 +14,7 @@ mod drain;
 mod engine_faults;
 mod failover;
 mod forwarding;
+mod gossip_conformance;
 mod leaving;
 mod limits;
 mod membership;

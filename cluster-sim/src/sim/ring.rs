@@ -3,13 +3,15 @@
 //! For the tests of the model, and for a conformance suite that runs the same script against the real gossip.
 //! Invariants: as in `gossip`; nothing but datagrams connects the nodes.
 
+use std::collections::BTreeMap;
+
 use shoal_core::lifecycle::Standing;
+use shoal_core::load::Report;
 use shoal_core::time::{Micros, MonoTime};
 
 use super::chance::Chance;
 use super::gossip::{Announced, Gossip, GossipRules, Known};
 use super::net::{Net, NetRules};
-use super::queue::Queue;
 
 #[derive(Clone, Copy, Debug)]
 enum Happens {
@@ -23,7 +25,10 @@ pub struct Ring {
     gossip: Gossip,
     /// The links between them.
     pub net: Net,
-    queue: Queue<Happens>,
+    /// What is to come, by time and by the order in which it was made. Not a `Queue`: that cannot look ahead without
+    /// going ahead, and whoever lets time go by up to a moment must be able to add something right after it.
+    coming: BTreeMap<(MonoTime, u64), Happens>,
+    made: u64,
     up: Vec<bool>,
     boots: Vec<u64>,
     now: MonoTime,
@@ -34,16 +39,22 @@ impl Ring {
     /// datagrams in a thousand.
     #[must_use]
     pub fn new(nodes: usize, loss_permille: u32, seed: u64) -> Self {
-        let net = Net::new(NetRules { loss_permille, ..NetRules::default() }, nodes, seed);
-        let gossip = Gossip::new(GossipRules::default(), nodes, seed);
-        let (up, boots) = (vec![false; nodes], vec![0; nodes]);
-        let mut ring = Self { gossip, net, queue: Queue::default(), up, boots, now: MonoTime::START };
+        let mut ring = Self::silent(nodes, loss_permille, seed);
         let mut chance = Chance::new(seed, "phases", 0);
         for node in 0..nodes {
             let phase = Micros::new(chance.between(0, ring.gossip.interval().get()));
             ring.start(node, phase);
         }
         ring
+    }
+
+    /// The same nodes and network, but nobody runs yet.
+    #[must_use]
+    pub fn silent(nodes: usize, loss_permille: u32, seed: u64) -> Self {
+        let net = Net::new(NetRules { loss_permille, ..NetRules::default() }, nodes, seed);
+        let gossip = Gossip::new(GossipRules::default(), nodes, seed);
+        let (up, boots) = (vec![false; nodes], vec![0; nodes]);
+        Self { gossip, net, coming: BTreeMap::new(), made: 0, up, boots, now: MonoTime::START }
     }
 
     /// A process of `node` starts, is ready, and has its first round after `phase`.
@@ -53,7 +64,7 @@ impl Ring {
         self.gossip.start(node, boot);
         self.up[node] = true;
         self.announce(node, Standing::Ready);
-        self.queue.push(self.now + phase, Happens::Round { node, boot });
+        self.push(self.now + phase, Happens::Round { node, boot });
     }
 
     /// The process of `node` is gone.
@@ -63,19 +74,24 @@ impl Ring {
 
     /// `node` announces what it is up to.
     pub fn announce(&mut self, node: usize, standing: Standing) {
-        self.gossip.announce(node, Announced { boot: self.boots[node], standing, load: None });
+        self.announce_with_load(node, standing, None);
+    }
+
+    /// `node` announces what it is up to, and its load.
+    pub fn announce_with_load(&mut self, node: usize, standing: Standing, load: Option<Report>) {
+        self.gossip.announce(node, Announced { boot: self.boots[node], standing, load });
     }
 
     /// Lets time go by until `done`, at most for `limit`. Returns how long it took, `None` when it was not done.
     pub fn run_until(&mut self, mut done: impl FnMut(&Self) -> bool, limit: Micros) -> Option<Micros> {
         let began = self.now;
         while !done(self) {
-            let (at, happens) = self.queue.pop()?;
-            if limit < at.since(began) {
-                self.queue.push(at, happens);
+            let next = self.coming.first_entry().filter(|next| next.key().0 <= began + limit);
+            let Some(next) = next else {
                 self.now = began + limit;
                 return None;
-            }
+            };
+            let ((at, _), happens) = next.remove_entry();
             self.now = at;
             match happens {
                 Happens::Round { node, boot } if self.up[node] && self.boots[node] == boot => {
@@ -83,7 +99,7 @@ impl Ring {
                     self.gossip.round(node, &mut targets);
                     targets.into_iter().for_each(|to| self.send(node, to, 0));
                     self.gossip.judge(node, at);
-                    self.queue.push(at + self.gossip.interval(), happens);
+                    self.push(at + self.gossip.interval(), happens);
                 }
                 Happens::Datagram { from, to, part } if self.up[to] => {
                     match part {
@@ -106,10 +122,20 @@ impl Ring {
         self.run_until(|_| false, time);
     }
 
+    fn push(&mut self, at: MonoTime, happens: Happens) {
+        self.coming.insert((at, self.made), happens);
+        self.made += 1;
+    }
+
     fn send(&mut self, from: usize, to: usize, part: u8) {
         for way in self.net.datagram(from, to).into_iter().flatten() {
-            self.queue.push(self.now + way, Happens::Datagram { from, to, part });
+            self.push(self.now + way, Happens::Datagram { from, to, part });
         }
+    }
+
+    /// All that `observer` knows of the others, into `known`.
+    pub fn known(&self, observer: usize, known: &mut Vec<Known>) {
+        self.gossip.known(observer, known);
     }
 
     /// What `observer` knows of `node`: whether it is alive, which of its processes it is, and what that announced.

@@ -1,6 +1,7 @@
 //! When a peer whose model fails is left alone, and how far its errors make it less attractive before that.
 //!
-//! For `peers`, and for `node` about itself. The parameters carry the names that Hystrix gave them: request volume, error percent, sleep window.
+//! For `peers`, and for `node` about itself. The parameters carry the names that Hystrix gave them: request volume,
+//! error percent, sleep window.
 //! Errors are those for which the peer is to blame: the same job worked elsewhere.
 //! Invariants: a pause knows its end; what is remembered is ten seconds, in a fixed space; a pause in a row is longer.
 //! Not here: broken connections and silence (`gate`).
@@ -94,8 +95,8 @@ impl Breaker {
         true
     }
 
-    /// Part of the last answers that were errors, as thousandths: of those of ten seconds or of the newest, whichever is
-    /// worse. One error alone is a half.
+    /// Part of the last answers that were errors, as thousandths: of those of ten seconds or of the newest, whichever
+    /// is worse. One error alone is a half.
     #[must_use]
     pub fn error_permille(&self, now: MonoTime) -> u64 {
         let (answers, errors) = self.counts(now);

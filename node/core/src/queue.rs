@@ -15,8 +15,8 @@ use crate::cost::Cost;
 use crate::id::{JobId, RowRef};
 use crate::time::MonoTime;
 
-/// To find what runs before a job, at most so many jobs are looked at from either end of the queue: with more than twice
-/// as many waiting, those between are shared out evenly, which is an estimate.
+/// To find what runs before a job, at most so many jobs are looked at from either end of the queue: with more than
+/// twice as many waiting, those between are shared out evenly, which is an estimate.
 const LOOKED_AT_MAX: usize = 256;
 
 /// One row that was taken out to run.

@@ -100,3 +100,14 @@ fn both_sides_of_a_partition_call_the_other_dead_and_find_it_again() {
     let healed = ring.run_until(whole, Micros::from_ms(3000)).expect("it heals");
     assert!(healed <= ring.interval().times(15), "{healed:?}");
 }
+
+#[test]
+fn a_node_that_starts_after_a_rest_has_its_first_round_then() {
+    let mut ring = Ring::silent(2, 0, 1);
+    ring.start(0, Micros::ZERO);
+    // The next event is a round of node 0, 63 ms later.
+    ring.rest(Micros::from_ms(37));
+    ring.start(1, Micros::ZERO);
+    let heard = ring.run_until(|ring| ring.sees(0, 1).is_some(), Micros::from_ms(1000));
+    assert!(heard.is_some_and(|heard| heard < Micros::from_ms(5)), "{heard:?}");
+}

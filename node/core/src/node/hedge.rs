@@ -2,8 +2,8 @@
 //!
 //! Part of the machine in `node`.
 //! Invariants: one a job, within its budget, none while the nodes are busy (extra work would make the others late), and
-//! only where it should take no longer than the first placement should have; only for callers' jobs of which nothing has
-//! started on this node, only under a policy that goes by completion, and never while this node suspects itself.
+//! only where it should take no longer than the first placement should have; only for callers' jobs of which nothing
+//! has started on this node, only under a policy that goes by completion, and never while this node suspects itself.
 //! Source: Dean and Barroso 2013, "The tail at scale".
 
 use serde::{Deserialize, Serialize};

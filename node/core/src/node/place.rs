@@ -497,8 +497,8 @@ impl Node {
         if left {
             self.failed(now, &flight, Signal::Silent);
         }
-        // From a peer that is gone everything is taken back. One that is slow may be slow because of too much work: more
-        // of it has to be paid for, and without budget the job stays where it is.
+        // From a peer that is gone everything is taken back. One that is slow may have too much work: more of it
+        // has to be paid for, and without budget the job stays where it is.
         if let Some(budget) = self.rules.retry_budget.filter(|_| lives && left)
             && !self.retries.take(now, &budget.0)
         {

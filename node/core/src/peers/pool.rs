@@ -1,7 +1,7 @@
 //! Who may get a job, and the draw among them.
 //!
-//! Part of `peers`. The lists are made again whenever something changed; a draw of an even list costs the same however
-//! long it is, one of an uneven list looks at everybody.
+//! Part of `peers`. The lists are made again whenever something changed; a draw costs the same however long its list
+//! is, unless most of the list weighs far less than the heaviest: then it looks at everybody.
 //! Invariants: a draw never gives the same peer twice, nor one that is barred; the heaviest of those that it may give
 //! is never passed over for its weight.
 
@@ -13,6 +13,9 @@ use crate::prng::Prng;
 use crate::route::Seat;
 use crate::tally::{Rule, Tally};
 use crate::time::MonoTime;
+
+/// A draw by weight looks at so many random peers before it looks at all of them.
+const TRIES_MAX: usize = 16;
 
 /// Those that may get a job, in the order in which they are asked.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -29,7 +32,7 @@ pub(super) struct List {
     pub(super) at: Vec<u32>,
     /// Weights differ, or somebody has just started: a draw has to look at each.
     uneven: bool,
-    weight: u32,
+    weight_max: u32,
 }
 
 /// Whom [`Peers::seats`] may offer.
@@ -57,15 +60,13 @@ pub enum Take {
 
 impl List {
     pub(super) fn clear(&mut self) {
+        *self = Self { at: std::mem::take(&mut self.at), ..Self::default() };
         self.at.clear();
-        self.uneven = false;
     }
 
     pub(super) fn push(&mut self, at: u32, weight: u32, rises: bool) {
-        if self.at.is_empty() {
-            self.weight = weight;
-        }
-        self.uneven |= weight != self.weight || rises;
+        self.uneven |= rises || (weight != self.weight_max && !self.at.is_empty());
+        self.weight_max = self.weight_max.max(weight);
         self.at.push(at);
     }
 
@@ -78,13 +79,18 @@ impl List {
         self.at.iter().copied().filter(|at| barred.binary_search(at).is_err())
     }
 
-    /// Up to `count` random ones, each as likely.
-    fn draw_evenly(&self, barred: &[u32], count: usize, prng: &mut Prng) -> Vec<u32> {
-        // Positions in the list that are taken, in order: the draw skips them.
+    /// Up to `count` of those that `takes` takes, out of up to `tries` random ones, each as likely.
+    fn draw(
+        &self,
+        barred: &[u32],
+        (count, tries): (usize, usize),
+        prng: &mut Prng,
+        mut takes: impl FnMut(u32, &mut Prng) -> bool,
+    ) -> Vec<u32> {
+        // Positions in the list that were looked at, in order: the draw skips them.
         let mut taken: Vec<usize> = barred.iter().filter_map(|at| self.at.binary_search(at).ok()).collect();
-        let drawn_max = count.min(self.at.len() - taken.len());
-        let mut chosen = Vec::with_capacity(drawn_max);
-        for _ in 0..drawn_max {
+        let mut chosen = Vec::with_capacity(count.min(self.at.len() - taken.len()));
+        for _ in 0..tries.min(self.at.len() - taken.len()) {
             let mut drawn = prng.below(self.at.len() - taken.len());
             let at = taken.iter().position(|&skip| {
                 let here = drawn < skip;
@@ -92,7 +98,12 @@ impl List {
                 here
             });
             taken.insert(at.unwrap_or(taken.len()), drawn);
-            chosen.push(self.at[drawn]);
+            if takes(self.at[drawn], prng) {
+                chosen.push(self.at[drawn]);
+            }
+            if chosen.len() == count {
+                break;
+            }
         }
         chosen
     }
@@ -132,7 +143,7 @@ impl Peers {
             Take::ByWeight(count) if list.uneven => {
                 self.draw_by_weight(now, (list, &barred), count, draw.optional, (prng, tally))
             }
-            Take::ByWeight(count) | Take::Evenly(count) => list.draw_evenly(&barred, count, prng),
+            Take::ByWeight(count) | Take::Evenly(count) => list.draw(&barred, (count, count), prng, |_, _| true),
         };
         if backup && !chosen.is_empty() {
             tally.count(Rule::BackupUsed);
@@ -142,7 +153,7 @@ impl Peers {
     }
 
     /// Each peer takes part as often as its weight says, measured against the heaviest; a random `count` of those who
-    /// do are chosen (reservoir sampling). With two peers of weights 4 and 1 the light one is seen every fourth time.
+    /// do are chosen. With two peers of weights 4 and 1 the light one is seen every fourth time.
     fn draw_by_weight(
         &self,
         now: MonoTime,
@@ -151,17 +162,33 @@ impl Peers {
         optional: bool,
         (prng, tally): (&mut Prng, &mut Tally),
     ) -> Vec<u32> {
-        let weight = |at: u32| u64::from(self.table[at as usize].facts.weight);
-        let weight_max = list.beside(barred).map(weight).max().unwrap_or(0).max(1);
-        let (mut chosen, mut seen, mut passed_over) = (Vec::with_capacity(count), 0, None);
-        for at in list.beside(barred) {
-            if weight(at) <= prng.next_u64() % weight_max {
-                continue;
+        let mut passed_over = None;
+        let mut takes_part = |at: u32, weight_max: u64, prng: &mut Prng| {
+            let peer = &self.table[at as usize];
+            if u64::from(peer.facts.weight) <= prng.next_u64() % weight_max.max(1) {
+                return false;
             }
-            let risen = self.table[at as usize].risen(now, self.rules.slow_start);
-            if risen < 100 && risen <= prng.next_u64() % 100 {
+            let risen = peer.risen(now, self.rules.slow_start);
+            let takes = 100 <= risen || prng.next_u64() % 100 < risen;
+            if !takes {
                 tally.count(Rule::SlowStarted);
                 passed_over = Some(at);
+            }
+            takes
+        };
+        if TRIES_MAX < list.at.len() {
+            let weight_max = u64::from(list.weight_max);
+            let chosen = list.draw(barred, (count, TRIES_MAX), prng, |at, prng| takes_part(at, weight_max, prng));
+            if chosen.len() == count {
+                return chosen;
+            }
+        }
+        // A short list, or most are light: everybody is looked at, and chosen by reservoir sampling.
+        let weights = list.beside(barred).map(|at| u64::from(self.table[at as usize].facts.weight));
+        let weight_max = weights.max().unwrap_or(0);
+        let (mut chosen, mut seen) = (Vec::with_capacity(count), 0);
+        for at in list.beside(barred) {
+            if !takes_part(at, weight_max, prng) {
                 continue;
             }
             seen += 1;

@@ -3,6 +3,7 @@
 //! Part of `peers`. What the node makes of it is tested in `node/core/tests/machine`.
 
 use super::*;
+use crate::lifecycle::Standing;
 
 fn id(text: &str) -> NodeId {
     NodeId::new(text).expect("a sound id")
