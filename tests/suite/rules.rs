@@ -130,34 +130,6 @@ fn a_peer_whose_model_fails_is_paused_and_costs_callers_nothing() {
 }
 
 #[test]
-fn a_late_call_is_given_to_a_second_node_while_the_first_one_hangs() {
-    // How busy this machine is with other tests is not to decide.
-    let hedge = "[hedge]\npercent = 10\nload_percent_max = 100";
-    let plans = plans(3, "synthetic:0").into_iter();
-    let plans = plans.map(|plan| match plan.id() {
-        // In turn, because who chooses would soon leave out the node that hangs.
-        "node-1" => plan.config(hedge).config("[node]\nweight = 0").flag("--policy", "round_robin"),
-        _ => plan,
-    });
-    let mut shoal = Shoal::start(plans.collect());
-    shoal.wait_formed();
-    let ask = || {
-        let answer = shoal[0].embed("text");
-        assert_eq!(answer.status, 200, "{}", answer.text());
-        answer
-    };
-    // A tenth of a call is saved with each.
-    (0..40).for_each(|_| drop(ask()));
-    shoal[1].misbehave("hang");
-    wait::until("a second placement answers first", LIMIT, || {
-        assert_eq!(ask().header("x-served-by"), Some("node-3"));
-        1.0 <= shoal[0].decided("hedge_won")
-    });
-    shoal[1].behave();
-    shoal.wait_rest();
-}
-
-#[test]
 fn a_node_that_stood_still_suspects_itself_and_not_its_peers() {
     let mut shoal = Shoal::ready(2, "synthetic:0");
     shoal[0].freeze();
