@@ -113,7 +113,9 @@ mod tests {
     /// Steps a node with each input at its millisecond, looks after each, and returns the ages at `end` of the node
     /// itself and of peer `a`, in milliseconds.
     fn ages(steps: Vec<(u64, Input)>, end: u64) -> (Option<u64>, Option<u64>) {
-        let mut node = Node::new(NodeId::new("here").unwrap(), BootId(1), Rules::default(), 1);
+        // Steps so far apart would make the node suspect itself.
+        let rules = Rules { pulse: None, ..Rules::default() };
+        let mut node = Node::new(NodeId::new("here").unwrap(), BootId(1), rules, 1);
         let mut changes = Changes::default();
         for (at, input) in steps {
             node.step(ms(at), input, &mut Vec::new());
