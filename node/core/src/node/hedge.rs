@@ -81,7 +81,9 @@ impl Node {
 
     /// Places a late job a second time, if somebody else can be in time and the budget allows it.
     pub(super) fn hedge(&mut self, now: MonoTime, id: JobId, effects: &mut Vec<Effect>) {
-        let (Some(rules), Some((_, promised))) = (self.rules.hedge, self.jobs[&id].only_placement()) else { return };
+        let (Some(rules), Some((since, _))) = (self.rules.hedge, self.jobs[&id].only_placement()) else { return };
+        // What is late by so long is expected to take that long again: only who is sooner than that is worth it.
+        let left = now.since(since);
         let mut seats = Vec::new();
         let job = &self.jobs[&id];
         let here = job.here.is_none() && !job.history.tried_here && self.can_compute() && !self.door.draining();
@@ -90,7 +92,7 @@ impl Node {
         }
         self.seats_away(now, id, Take::ByWeight(2), self.can_compute(), &mut seats);
         let deadline = self.jobs[&id].deadline;
-        let wins = |seat: &&Seat| seat.completion <= promised && !admission::hopeless(now, seat.completion, deadline);
+        let wins = |seat: &&Seat| seat.completion <= left && !admission::hopeless(now, seat.completion, deadline);
         let Some(best) = seats.iter().filter(wins).min_by_key(|seat| seat.completion).cloned() else { return };
         if !self.hedges.take(now, &rules.budget) {
             return;
