@@ -95,9 +95,12 @@ fn the_policies_of_least_work_share_evenly_what_hangs() {
         let mut waiting = Vec::new();
         for number in 1..=6 {
             waiting.push(shoal[0].begin(&format!("text {number}")));
-            // Each one is where it goes before the next one is placed.
+            // Each one is where it goes, and node-1 knows that it is there, before the next one is placed.
             wait::until(&format!("{number} jobs are held, {policy}"), LIMIT, || {
-                held(0) == f64::from(number) && shoal[0].metric("shoal_forwards_in_flight", &[]) == held(1)
+                let heard = shoal[0].peer("node-2")["held"].as_f64();
+                held(0) == f64::from(number)
+                    && shoal[0].metric("shoal_forwards_in_flight", &[]) == held(1)
+                    && heard == Some(held(1))
             });
         }
         assert_eq!(held(1), 3.0, "{policy}: half of them are at node-2");

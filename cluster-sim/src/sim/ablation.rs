@@ -35,6 +35,7 @@ pub const MECHANISMS: &[Mechanism] = &[
     Mechanism { name: "retry_budget", off: |rules| rules.retry_budget = None },
     Mechanism { name: "hedge", off: |rules| rules.hedge = None },
     Mechanism { name: "self_suspicion", off: |rules| rules.pulse = None },
+    Mechanism { name: "pooled_costs", off: |rules| rules.pool_costs = false },
     Mechanism { name: "measure", off: |rules| rules.measure.interval = Micros::MAX },
     Mechanism { name: "start_hold", off: |rules| rules.retry.start_hold = Micros::ZERO },
     Mechanism { name: "accept_limit", off: |rules| rules.accept_limit.0 = Micros::from_ms(3_600_000) },

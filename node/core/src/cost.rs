@@ -35,6 +35,10 @@ const RIDGE: f64 = 0.01;
 const SURPRISE_MAX: f64 = 4.0;
 /// After so many batches some are known.
 const KNOWN_AFTER: u64 = 10;
+/// Others whose cost is no further off than so many standard errors of one's own are taken for alike; from the second
+/// number on they are not, and between the two in part.
+const ALIKE_SIGMAS: f64 = 4.0;
+const UNLIKE_SIGMAS: f64 = 6.0;
 /// Least time that is not taken for a surprise, in microseconds.
 const SURPRISE_MIN: f64 = 1000.0;
 /// Longest time that is believed, in microseconds: one batch of a day.
@@ -50,6 +54,16 @@ pub struct Cost {
 }
 
 impl Cost {
+    /// Microseconds of one batch of `units`.
+    fn micros(self, units: f64) -> f64 {
+        self.fixed.get() as f64 + self.per_unit_ns as f64 * units / 1000.0
+    }
+
+    fn scaled(self, factor: f64) -> Self {
+        let (fixed, per_unit_ns) = (self.fixed.get() as f64 * factor, self.per_unit_ns as f64 * factor);
+        Self { fixed: Micros::new(to_u64(fixed)), per_unit_ns: to_u64(per_unit_ns) }
+    }
+
     /// Time of `units` units that run in `batches` batches.
     #[must_use]
     pub fn of(self, units: u64, batches: u64) -> Micros {
@@ -76,6 +90,20 @@ pub struct CostModel {
     error_mean: f64,
     /// Mean of all squared errors.
     error_variance: f64,
+    /// Sum of the squared weights that the batches have in the means.
+    weights_squared: f64,
+}
+
+/// What a mean batch takes on the nodes whose cost cannot be told from this one's.
+///
+/// A cost that is learned from unlike requests is off by some percent, on each node by others: work would move for
+/// nothing to whom chance made look fast. Among equals the mean over all of them is nearer to the truth of each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Alike {
+    /// How many such nodes there are, those that are alike in part counted in part.
+    nodes: f64,
+    /// Sum of their times, in microseconds.
+    micros: f64,
 }
 
 impl CostModel {
@@ -95,6 +123,7 @@ impl CostModel {
         self.micros_mean += weight * micros_off;
         self.units_variance = (1.0 - weight) * (self.units_variance + weight * units_off * units_off);
         self.covariance = (1.0 - weight) * (self.covariance + weight * units_off * micros_off);
+        self.weights_squared = (1.0 - weight).powi(2) * self.weights_squared + weight * weight;
     }
 
     /// Whether the last batches, this one included, say that the device is no longer as fast or as slow as the model.
@@ -123,6 +152,44 @@ impl CostModel {
     pub fn cost(&self) -> Option<Cost> {
         let (slope, fixed) = self.line()?;
         Some(Cost { fixed: Micros::new(to_u64(fixed)), per_unit_ns: to_u64(slope * 1000.0) })
+    }
+
+    /// The cost to reckon with among others, of whom `alike` is known: with nobody alike what was learned here.
+    #[must_use]
+    pub fn cost_among(&self, alike: &Alike) -> Option<Cost> {
+        let cost = self.cost()?;
+        let own = self.micros_mean;
+        if alike.nodes <= 0.0 || own <= 0.0 {
+            return Some(cost);
+        }
+        // What was learned here counts as much as the word of one of the others: these are means themselves, so
+        // together the nodes come to the mean of what all learned.
+        Some(cost.scaled((own + alike.micros) / (1.0 + alike.nodes) / own))
+    }
+
+    /// Which of `others`, by what they say of themselves, cannot be told from this node.
+    pub fn alike(&self, others: impl Iterator<Item = Cost>) -> Alike {
+        let mut alike = Alike::default();
+        let (own, noise) = (self.micros_mean, self.noise());
+        if self.batches < KNOWN_AFTER {
+            return alike;
+        }
+        for other in others.map(|cost| cost.micros(self.units_mean)) {
+            // Measured against the quicker of the two: a node that turned slow is unsure, but not in that.
+            let sigmas = (own - other).abs() / (noise * own.min(other)).max(f64::MIN_POSITIVE);
+            let part = ((UNLIKE_SIGMAS - sigmas) / (UNLIKE_SIGMAS - ALIKE_SIGMAS)).clamp(0.0, 1.0);
+            alike.nodes += part;
+            alike.micros += part * other;
+        }
+        alike
+    }
+
+    /// Standard error of the mean batch's time, as a part of it.
+    fn noise(&self) -> f64 {
+        if self.micros_mean <= 0.0 {
+            return 0.0;
+        }
+        (self.weights_squared * self.error_variance).sqrt() / self.micros_mean
     }
 
     /// Microseconds a unit and a batch.
@@ -212,6 +279,57 @@ mod tests {
         let cost = learned(&[(10, 9_000), (20, 5_000), (10, 9_000), (20, 5_000)]);
         assert_eq!(cost.per_unit_ns, 0);
         assert!(0 < cost.fixed.get());
+    }
+
+    /// A node whose batches of one unit take 6 ms on average, and are unlike.
+    fn unsure() -> CostModel {
+        let mut model = CostModel::default();
+        (0..900).for_each(|i| model.observe(1, Micros::new([1_000, 3_000, 14_000][i % 3]), Micros::from_ms(5)));
+        model
+    }
+
+    fn micros_among(model: &CostModel, others_micros: &[u64]) -> u64 {
+        let others = others_micros.iter().map(|micros| Cost { fixed: Micros::ZERO, per_unit_ns: micros * 1000 });
+        model.cost_among(&model.alike(others)).expect("observed").of(1, 1).get()
+    }
+
+    #[test]
+    fn costs_that_cannot_be_told_apart_are_averaged() {
+        let model = unsure();
+        let alone = micros_among(&model, &[]);
+        assert!((5_500..6_500).contains(&alone), "{alone}");
+        let among = micros_among(&model, &[alone - 500, alone - 600, alone - 400]);
+        assert!(among.abs_diff(alone - 375) <= 2, "{alone} {among}");
+    }
+
+    #[test]
+    fn who_is_slower_or_quicker_or_lies_is_not_taken_for_alike() {
+        let model = unsure();
+        let alone = micros_among(&model, &[]);
+        assert_eq!(micros_among(&model, &[alone / 2, alone * 2, alone * 10, 0, 1, u64::MAX / 1000]), alone);
+    }
+
+    #[test]
+    fn a_node_that_turned_slow_knows_that_it_is_unlike_however_unsure_it_is_how_slow() {
+        let mut model = unsure();
+        (0..20).for_each(|i| model.observe(1, Micros::new([10_000, 30_000, 140_000][i % 3]), Micros::from_ms(5)));
+        let alone = micros_among(&model, &[]);
+        assert!(20_000 < alone, "{alone}");
+        assert_eq!(micros_among(&model, &[6_000; 9]), alone);
+    }
+
+    #[test]
+    fn a_node_whose_batches_are_all_alike_believes_itself() {
+        let mut model = CostModel::default();
+        (0..900).for_each(|i| model.observe(1, Micros::new(6_000 + i % 3), Micros::from_ms(5)));
+        assert_eq!(micros_among(&model, &[6_100; 9]), micros_among(&model, &[]));
+    }
+
+    #[test]
+    fn what_is_known_after_a_few_batches_is_no_reason_to_call_anybody_alike() {
+        let mut model = CostModel::default();
+        (0..9).for_each(|i| model.observe(1, Micros::new(1_000 + 4_000 * (i % 3)), Micros::from_ms(5)));
+        assert_eq!(micros_among(&model, &[5_100; 9]), micros_among(&model, &[]));
     }
 
     #[test]

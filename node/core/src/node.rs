@@ -7,17 +7,20 @@
 //! to a placement that was given up counts. Held by `node/core/tests/machine` and by the simulator.
 
 mod compute;
+mod doubt;
 mod event;
 mod explain;
 mod hedge;
 mod job;
+mod occupancy;
 mod place;
+mod rules;
 
 pub use event::{
-    AcceptLimit, Arrival, CanaryVerdict, Effect, EngineFault, HedgeRules, Input, MeasureRules, Outcome, OwnRules,
-    Placed, PublishRules, PulseRules, Refusal, RetryBudget, RowVerdict, Rules, Source, Verdict,
+    Arrival, CanaryVerdict, Effect, EngineFault, Input, Outcome, Placed, Refusal, RowVerdict, Source, Verdict,
 };
 pub use explain::{Decision, Explanation, NodeOption, OPTIONS_MAX, Reason};
+pub use rules::{AcceptLimit, HedgeRules, MeasureRules, OwnRules, PublishRules, PulseRules, RetryBudget, Rules};
 
 use std::collections::BTreeMap;
 
@@ -27,7 +30,7 @@ use crate::admission::Held;
 use crate::affinity::OwnerTable;
 use crate::breaker::Breaker;
 use crate::budget::Budget;
-use crate::cost::{Cost, CostModel};
+use crate::cost::{Alike, Cost, CostModel};
 use crate::gate::Signal;
 use crate::heat::{self, Heat};
 use crate::id::{BatchId, BootId, JobId, NodeId};
@@ -41,19 +44,10 @@ use crate::share::Share;
 use crate::stretch::Stretch;
 use crate::tally::{Rule, Tally};
 use crate::time::{Micros, MonoTime};
+use doubt::Lag;
 use hedge::Lateness;
 use job::Job;
-
-/// A step comes at least so often, because a tick does; a longer gap means that this process stood still.
-const STEP_EVERY: Micros = Micros::from_ms(100);
-
-/// Lateness of this node below this is nothing special.
-const LAG_NOISE: Micros = Micros::from_ms(20);
-/// A node that is later than this does not hear of peers that are gone from acknowledgements that do not come.
-const LAG_MAX: Micros = Micros::from_ms(1000);
-
-/// Use of the device is smoothed over this time where nobody looks at the heat.
-const OCCUPANCY_WINDOW: Micros = Micros::from_ms(1000);
+use occupancy::Occupancy;
 
 /// The decisions of one node, as one value.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -78,6 +72,9 @@ pub struct Node {
     running: Vec<Running>,
     batches: u64,
     cost: CostModel,
+    /// The peers that are as fast as this node, as far as it can tell, and when it looked.
+    alike: Alike,
+    alike_at: MonoTime,
     /// When the cost was last observed.
     learned: MonoTime,
     /// When the cost was last observed or asked for.
@@ -116,44 +113,6 @@ struct Running {
     rows: Vec<Pulled>,
     units: u64,
     started: MonoTime,
-}
-
-/// How late this node itself was the last time that it could tell.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-struct Lag {
-    tick: Micros,
-    pulse: Micros,
-}
-
-/// How much of the device was in use, smoothed.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-struct Occupancy {
-    /// Millionths.
-    millionths: u64,
-    at: MonoTime,
-}
-
-impl Occupancy {
-    const WHOLE: u64 = 1_000_000;
-
-    /// Until `now` so much was in use: `used` of `slots`. A longer span moves it further, `window` all the way.
-    fn on_use(&mut self, now: MonoTime, window: Micros, used: usize, slots: u32) {
-        let span = now.since(self.at).get();
-        let target = (used as u64 * Self::WHOLE).checked_div(slots.into()).unwrap_or(0).min(Self::WHOLE);
-        let part = |whole: u64| (whole.saturating_mul(span) / window.get().max(1)).min(whole);
-        if window <= Micros::new(span) {
-            self.millionths = target;
-        } else if self.millionths < target {
-            self.millionths += part(target - self.millionths);
-        } else {
-            self.millionths -= part(self.millionths - target);
-        }
-        self.at = now;
-    }
-
-    fn share(self) -> Share {
-        Share::of(self.millionths, Self::WHOLE)
-    }
 }
 
 /// Numbers of one moment, for metrics and for people. All but `wait`, `hot` and `load` are zero at rest.
@@ -204,6 +163,8 @@ impl Node {
             running: Vec::new(),
             batches: 0,
             cost: CostModel::default(),
+            alike: Alike::default(),
+            alike_at: MonoTime::START,
             learned: MonoTime::START,
             measured: MonoTime::START,
             measure_units: 1,
@@ -376,7 +337,7 @@ impl Node {
     }
 
     fn cost_here(&self) -> Cost {
-        self.cost.cost().unwrap_or_default()
+        self.cost.cost_among(&self.alike).unwrap_or_default()
     }
 
     /// How much of the device is in use: what the probe says, else what was measured here.
@@ -387,53 +348,6 @@ impl Node {
     /// The part of this node that the 75 % rule looks at: device or memory, whichever is fuller.
     fn load_hot(&self) -> Share {
         self.load().max(self.device.memory.unwrap_or_default())
-    }
-
-    /// A process that stood still finds its sockets full of news and its peers silent: that was itself.
-    fn mind_the_gap(&mut self, now: MonoTime) {
-        let Some(stepped) = self.stepped.replace(now) else { return };
-        let Some(pulse) = self.rules.pulse else { return };
-        if STEP_EVERY + pulse.late_max < now.since(stepped) {
-            self.suspect_self(now);
-        }
-    }
-
-    fn suspect_self(&mut self, now: MonoTime) {
-        let Some(pulse) = self.rules.pulse else { return };
-        if self.in_doubt(now) || now < self.sure_until {
-            return;
-        }
-        self.tally.count(Rule::SelfSuspected);
-        self.doubt_until = Some(now + pulse.doubt);
-        self.sure_until = now + pulse.doubt.times(2);
-    }
-
-    /// This node suspects itself.
-    fn in_doubt(&self, now: MonoTime) -> bool {
-        self.doubt_until.is_some_and(|until| now < until)
-    }
-
-    fn on_pulse(&mut self, now: MonoTime, late: Micros) {
-        let Some(pulse) = self.rules.pulse else { return };
-        self.set_lag(Lag { pulse: late, ..self.lag });
-        if pulse.late_max < late {
-            self.suspect_self(now);
-        }
-    }
-
-    /// So much later than it should, this node hears what peers say.
-    fn lag(&self) -> Micros {
-        let lag = self.lag.tick.max(self.lag.pulse);
-        if lag < LAG_NOISE { Micros::ZERO } else { lag.min(LAG_MAX) }
-    }
-
-    fn set_lag(&mut self, lag: Lag) {
-        let before = self.lag();
-        self.lag = lag;
-        if self.lag() < before {
-            // What was not late with the longer limit may be with the shorter one.
-            self.due = MonoTime::START;
-        }
     }
 
     fn on_canary(&mut self, now: MonoTime, verdict: CanaryVerdict, effects: &mut Vec<Effect>) {
@@ -461,29 +375,17 @@ impl Node {
     }
 
     fn on_tick(&mut self, now: MonoTime, effects: &mut Vec<Effect>) {
-        let ticked = self.ticked.replace(now);
-        if let Some(ticked) = ticked.filter(|_| self.rules.pulse.is_some()) {
-            self.set_lag(Lag { tick: now.since(ticked) - STEP_EVERY, ..self.lag });
-        }
-        if self.doubt_until.is_some_and(|until| until <= now) {
-            self.doubt_until = None;
-            self.peers.on_doubt_ended(now);
-        }
+        self.mind_the_ticks(now);
         let mut pings = Vec::new();
         self.peers.on_tick(now, &mut pings, (&mut self.prng, &mut self.tally));
         effects.extend(pings.into_iter().map(|peer| Effect::Ping { peer }));
+        self.look_who_is_alike(now);
         self.mind_heat(now);
         self.end_what_is_late(now, effects);
         self.place_waiting(now, effects);
         self.move_door(now, DoorSignal::Tick { idle: self.jobs.is_empty() }, effects);
         self.publish_if_due(now, effects);
         self.measure_if_due(now, effects);
-    }
-
-    /// So much of the device was in use until now. Comes before each change of what runs.
-    fn note_use(&mut self, now: MonoTime) {
-        let window = self.rules.heat.map_or(OCCUPANCY_WINDOW, |rules| rules.window);
-        self.occupancy.on_use(now, window, self.running.len(), self.rules.batch.slots);
     }
 
     /// Looks whether this node is hot.

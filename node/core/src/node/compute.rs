@@ -18,6 +18,8 @@ use crate::time::{Micros, MonoTime};
 
 /// A batch that is about to end is not believed to end at once: it counts as at least this part of what it should take.
 const LEFT_AT_LEAST_ONE_IN: u64 = 8;
+/// Time between two looks at who is as fast as this node.
+const ALIKE_EVERY: Micros = Micros::from_ms(100);
 
 impl Running {
     /// How long it should still take.
@@ -120,6 +122,14 @@ impl Node {
             self.tally.count(Rule::Measured);
             self.measured = now;
             effects.push(Effect::Measure);
+        }
+    }
+
+    /// Looks which peers are as fast as this node, as far as it can tell.
+    pub(super) fn look_who_is_alike(&mut self, now: MonoTime) {
+        if self.rules.pool_costs && self.alike_at + ALIKE_EVERY <= now {
+            self.alike_at = now;
+            self.alike = self.cost.alike(self.peers.costs(now));
         }
     }
 

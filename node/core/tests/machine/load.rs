@@ -8,6 +8,7 @@ use shoal_core::lifecycle::Standing;
 use shoal_core::load::{DeviceLoad, Report};
 use shoal_core::node::RowVerdict::Done;
 use shoal_core::node::{Effect, Input, Rules, Verdict};
+use shoal_core::peers::PeerFacts;
 use shoal_core::share::Share;
 use shoal_core::time::Micros;
 
@@ -50,6 +51,28 @@ fn each_report_is_newer_than_the_one_before_and_a_draining_node_does_not_want_wo
     assert!(first.seq < second.seq && first.standing == Standing::Ready);
     stage.feed(2, Input::Leave);
     assert_eq!(stage.node.report(ms(2)).standing, Standing::Draining);
+}
+
+#[test]
+fn what_a_node_says_of_its_speed_is_averaged_with_peers_that_seem_as_fast() {
+    let of_peer = |name: &str, per_unit_ns| {
+        let told = Report { cost: Cost { fixed: Micros::ZERO, per_unit_ns }, ..report(1, 0) };
+        PeerFacts { load: Some(told), ..peer(name, 0) }
+    };
+    let told = |pool_costs: bool, peers_ns: [u64; 2]| {
+        let rules = Rules { pool_costs, ..plain_rules() };
+        let mut stage = Stage::with_rules(rules, &[of_peer("a", peers_ns[0]), of_peer("b", peers_ns[1])]);
+        for (at_ms, took_ms) in (0..300).zip([1, 3, 14].into_iter().cycle()) {
+            stage.feed(at_ms, measured(took_ms));
+        }
+        stage.feed(300, Input::Tick);
+        stage.node.report(ms(300)).cost.of(1, 1).get()
+    };
+    let (alone, among) = (told(false, [5_000_000; 2]), told(true, [5_000_000; 2]));
+    assert!(5_800 < alone && among < 5_500, "{alone} {among}");
+    // One of them is four times as fast: it does not count.
+    let with_one = told(true, [5_000_000, 1_500_000]);
+    assert!(among < with_one && with_one < alone, "{alone} {with_one} {among}");
 }
 
 #[test]
