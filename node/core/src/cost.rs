@@ -126,6 +126,23 @@ impl CostModel {
         self.weights_squared = (1.0 - weight).powi(2) * self.weights_squared + weight * weight;
     }
 
+    /// The idle device took `took` for `units`, asked because this node seemed slow.
+    ///
+    /// What differs then is the device's speed, so both terms change in one ratio: a small batch says nothing about
+    /// the shape. Nothing about it is chance either, so that it counts like a batch after a long pause.
+    pub fn on_measured(&mut self, units: u64, took: Micros) {
+        let believed = self.line().map_or(0.0, |(slope, fixed)| fixed + slope * units.clamp(1, 1 << 40) as f64);
+        if believed <= 0.0 {
+            return self.observe(units, took, Micros::ZERO);
+        }
+        let ratio = (took.get() as f64 / believed).min(SURPRISE_MAX);
+        let factor = 1.0 + WEIGHT_MAX * (ratio - 1.0);
+        self.micros_mean *= factor;
+        self.covariance *= factor;
+        self.error_mean *= factor;
+        self.error_variance *= factor * factor;
+    }
+
     /// Whether the last batches, this one included, say that the device is no longer as fast or as slow as the model.
     fn drifts(&mut self, units: f64, micros: f64) -> bool {
         let Some((slope, fixed)) = self.line() else { return false };
@@ -256,6 +273,28 @@ mod tests {
         (0..30).for_each(|_| model.observe(4, Micros::new(7_000), Micros::from_ms(1000)));
         let told = model.cost().expect("observed").of(4, 1).get();
         assert!(60_000 < slow && told < 11_000, "{slow} {told}");
+    }
+
+    #[test]
+    fn measurements_change_the_speed_and_leave_the_shape() {
+        let mut model = CostModel::default();
+        (0..200).for_each(|i| {
+            let units = 1 + (i * 7) % 32;
+            model.observe(units, Micros::new(10 * (5_000 + 300 * units)), Micros::ZERO);
+        });
+        (0..15).for_each(|_| model.on_measured(1, Micros::new(5_300)));
+        let cost = model.cost().expect("observed");
+        let (small, large) = (cost.of(1, 1).get(), cost.of(30, 1).get());
+        assert!((5_000..6_500).contains(&small) && (13_000..17_000).contains(&large), "{small} {large}");
+        (0..60).for_each(|_| model.on_measured(1, Micros::MAX));
+        assert!(model.cost().expect("observed").of(1, 1) <= Micros::MAX);
+    }
+
+    #[test]
+    fn the_first_measurement_is_the_cost() {
+        let mut model = CostModel::default();
+        model.on_measured(4, Micros::new(8_000));
+        assert_eq!(model.cost().map(|cost| cost.of(4, 1)), Some(Micros::new(8_000)));
     }
 
     #[test]

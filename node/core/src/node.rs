@@ -79,6 +79,8 @@ pub struct Node {
     learned: MonoTime,
     /// When the cost was last observed or asked for.
     measured: MonoTime,
+    /// The last measurement was quicker than what had been learned.
+    quicker_than_believed: bool,
     /// Units of the first inference, which a measurement repeats.
     measure_units: u64,
     stretch: Stretch,
@@ -167,6 +169,7 @@ impl Node {
             alike_at: MonoTime::START,
             learned: MonoTime::START,
             measured: MonoTime::START,
+            quicker_than_believed: false,
             measure_units: 1,
             stretch: Stretch::default(),
             own_errors: Breaker::default(),
@@ -230,9 +233,7 @@ impl Node {
             Input::Probed(device) => self.device = device,
             Input::Pulse { late } => self.on_pulse(now, late),
             Input::Canary(verdict) => self.on_canary(now, verdict, effects),
-            Input::Measured { units, took } => {
-                self.learn_cost(now, units, took);
-            }
+            Input::Measured { units, took } => self.on_measured(now, units, took),
             Input::EngineReady { units, took } => {
                 self.engine = EngineState::Ready;
                 self.measure_units = units;

@@ -112,7 +112,8 @@ impl Node {
     pub(super) fn measure_if_due(&mut self, now: MonoTime, effects: &mut Vec<Effect>) {
         let rules = self.rules.measure;
         let idle = self.running.is_empty() && self.can_compute();
-        if !idle || now < self.measured + rules.interval {
+        let interval = if self.quicker_than_believed { rules.interval_again } else { rules.interval };
+        if !idle || now < self.measured + interval {
             return;
         }
         let units = self.measure_units;
@@ -131,6 +132,15 @@ impl Node {
             self.alike_at = now;
             self.alike = self.cost.alike(self.peers.costs(now));
         }
+    }
+
+    /// The idle device took `took` for `units`. A node that was slow and is not any more is soon among the others
+    /// again: where one look finds that, the next ones follow sooner.
+    pub(super) fn on_measured(&mut self, now: MonoTime, units: u64, took: Micros) {
+        let believed = self.cost.cost().unwrap_or_default().of(units, 1);
+        self.quicker_than_believed = took.percent(self.rules.measure.slower_percent) < believed;
+        self.cost.on_measured(units, took);
+        (self.learned, self.measured) = (now, now);
     }
 
     /// The device took `took` for `units`.

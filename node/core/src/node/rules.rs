@@ -175,13 +175,15 @@ impl Default for PublishRules {
 pub struct MeasureRules {
     /// Time since the last batch or measurement.
     pub interval: Micros,
+    /// The same after a measurement that found the device quicker than believed.
+    pub interval_again: Micros,
     /// It looks only while a batch here seems to take more than so many percent of one at the fastest peer.
     pub slower_percent: u64,
 }
 
 impl Default for MeasureRules {
     fn default() -> Self {
-        Self { interval: Micros::from_ms(1000), slower_percent: 120 }
+        Self { interval: Micros::from_ms(1000), interval_again: Micros::from_ms(200), slower_percent: 120 }
     }
 }
 

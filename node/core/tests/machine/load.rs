@@ -4,6 +4,7 @@
 
 use shoal_core::admission::AdmissionRules;
 use shoal_core::cost::Cost;
+use shoal_core::id::BatchId;
 use shoal_core::lifecycle::Standing;
 use shoal_core::load::{DeviceLoad, Report};
 use shoal_core::node::RowVerdict::Done;
@@ -61,9 +62,11 @@ fn what_a_node_says_of_its_speed_is_averaged_with_peers_that_seem_as_fast() {
     };
     let told = |pool_costs: bool, peers_ns: [u64; 2]| {
         let rules = Rules { pool_costs, ..plain_rules() };
-        let mut stage = Stage::with_rules(rules, &[of_peer("a", peers_ns[0]), of_peer("b", peers_ns[1])]);
+        let mut stage = ready_with(rules, &[of_peer("a", peers_ns[0]), of_peer("b", peers_ns[1])]);
         for (at_ms, took_ms) in (0..300).zip([1, 3, 14].into_iter().cycle()) {
-            stage.feed(at_ms, measured(took_ms));
+            stage.feed(at_ms, handed(at_ms, None));
+            let took = Micros::from_ms(took_ms);
+            stage.feed(at_ms, Input::BatchDone { batch: BatchId(at_ms + 1), took, rows: vec![Done] });
         }
         stage.feed(300, Input::Tick);
         stage.node.report(ms(300)).cost.of(1, 1).get()
