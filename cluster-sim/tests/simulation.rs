@@ -162,7 +162,7 @@ fn i7_a_node_that_joins_and_gets_nothing_is_found() {
 
 #[test]
 fn i8_a_dead_node_that_is_offered_work_is_found() {
-    assert_found(with_fault(short(2, 0.6), 4.0, 4.0, Fault::Kill(3)), Sabotage::PreferDead, "I8");
+    assert_found(with_fault(short(2, 0.3), 4.0, 4.0, Fault::Kill(3)), Sabotage::PreferDead, "I8");
 }
 
 #[test]

@@ -108,6 +108,8 @@ struct Effect {
     p99: f64,
     p999: f64,
     mean: f64,
+    /// 99th percentile of the latency, callers whose own node stood still included.
+    latency_p99: f64,
     failed: f64,
     executions: f64,
     /// Runs in which an invariant broke, to those of the whole, one more on both sides.
@@ -118,20 +120,21 @@ struct Effect {
 
 impl Effect {
     fn new(scenario: &'static str, whole: &Sides, part: &Sides) -> Self {
-        let [p99, p999, mean, failed, executions, broken] = ratios(&whole.all, &part.all);
+        let [p99, p999, mean, latency_p99, failed, executions, broken] = ratios(&whole.all, &part.all);
         let halves = [0, 1].map(|half| ratios(&whole.halves[half], &part.halves[half]));
         let in_both = |number: usize| halves[0][number].min(halves[1][number]);
         let worst = (0..halves[0].len()).map(in_both).fold(0.0, f64::max);
-        Self { scenario, p99, p999, mean, failed, executions, broken, worst }
+        Self { scenario, p99, p999, mean, latency_p99, failed, executions, broken, worst }
     }
 }
 
-fn ratios(whole: &Side, part: &Side) -> [f64; 6] {
+fn ratios(whole: &Side, part: &Side) -> [f64; 7] {
     let ratio = |of: fn(&Summary) -> f64, least: f64| of(&part.summary).max(least) / of(&whole.summary).max(least);
     [
         ratio(|summary| summary.wait_p99_ms, WAIT_MIN_MS),
         ratio(|summary| summary.wait_p999_ms, WAIT_MIN_MS),
         ratio(|summary| summary.wait_mean_ms, WAIT_MIN_MS),
+        ratio(|summary| summary.latency_p99_ms, WAIT_MIN_MS),
         ratio(|summary| summary.failed_share, FAILED_MIN),
         ratio(|summary| summary.executions_per_request, FAILED_MIN),
         (part.broken + 1) as f64 / (whole.broken + 1) as f64,
@@ -203,14 +206,24 @@ fn show_ablated(report: Report, ablated: &Ablated) -> Result<()> {
     report.line(format_args!("without {}: {verdict}", ablated.mechanism))?;
     let cells = |effect: &Effect| {
         let mut cells = vec![format!("  {}", effect.scenario)];
-        cells.extend(
-            [effect.p99, effect.p999, effect.mean, effect.failed, effect.executions].map(|x| format!("{x:.2}")),
-        );
-        cells.push(format!("{:+}", effect.broken));
+        let Effect { p99, p999, mean, latency_p99, failed, executions, .. } = effect;
+        cells.extend([p99, p999, mean, latency_p99, failed, executions].map(|x| format!("{x:.2}")));
+        cells.push(format!("{:.2}", effect.broken));
+        cells.push(format!("{:.2}", effect.worst));
         cells
     };
     let rows: Vec<Vec<String>> = ablated.effects.iter().take(4).map(cells).collect();
-    let head = ["  worst in", "sure x", "wait p99 x", "p99.9 x", "mean x", "failed x", "executions x", "broken x"];
+    let head = [
+        "  worst in",
+        "wait p99 x",
+        "p99.9 x",
+        "mean x",
+        "latency p99 x",
+        "failed x",
+        "executions x",
+        "broken x",
+        "sure x",
+    ];
     report.line(table(&head, &rows))?;
     Ok(())
 }

@@ -22,10 +22,6 @@ pub const MECHANISMS: &[Mechanism] = &[
     Mechanism { name: "verify_at_target", off: |rules| rules.route.verify = false },
     Mechanism { name: "two_choices", off: |rules| rules.route.candidates = 1 },
     Mechanism { name: "margin", off: |rules| (rules.route.margin_min, rules.route.margin_percent) = (Micros::ZERO, 0) },
-    Mechanism {
-        name: "age_decay",
-        off: |rules| (rules.peers.load.fresh, rules.peers.load.stale) = (Micros::MAX, Micros::MAX),
-    },
     Mechanism { name: "heat", off: |rules| rules.heat = None },
     Mechanism { name: "breaker", off: |rules| rules.peers.breaker = None },
     Mechanism { name: "error_penalty", off: |rules| rules.peers.count_errors = false },

@@ -33,8 +33,8 @@ pub struct Plan {
     pub service: ServiceModel,
     /// How many times as long each node works for it; nodes beyond the list 1.
     pub slowness: Vec<f64>,
-    /// A process that has just started works so many times as long, for so long.
-    pub cold: Option<(f64, Micros)>,
+    /// What is slower in a process that has just started; `None` = nothing.
+    pub cold: Option<Cold>,
     /// Time that a model loads.
     pub loading: Micros,
     /// The device's busy share is probed and told.
@@ -61,6 +61,19 @@ impl Plan {
     pub fn role(&self, node: usize) -> OwnRules {
         self.roles.get(node).copied().unwrap_or_default()
     }
+}
+
+/// What is slower in a process that has just started: caches, pages of weights that were not touched yet, kernels that
+/// are compiled when a shape first comes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Cold {
+    /// Its batches take so many times as long,
+    pub factor: f64,
+    /// for so long after it is ready.
+    pub lasts: Micros,
+    /// Its warm-up and its measurements, which are always of one short text, are as slow. Otherwise they are as quick as
+    /// those of a warm process, and promise what real requests do not get.
+    pub shows: bool,
 }
 
 /// How nodes hear of each other.

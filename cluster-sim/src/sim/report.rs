@@ -1,9 +1,9 @@
 //! What a run was like, in numbers.
 //!
 //! For `run` and whoever compares runs.
-//! Invariants: counting changes nothing; waits count from [`super::plan::Plan::measure_from`] on, by the moment at
-//! which a caller came, and not those of callers whose own node stood still: nobody can shorten them, and they would
-//! hide all others.
+//! Invariants: counting changes nothing; waits and latencies count from [`super::plan::Plan::measure_from`] on, by the
+//! moment at which a caller came. Latencies are those of all callers; waits leave out callers whose own node stood still,
+//! because what it stood still nobody can shorten, and it would hide all other waits.
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -20,9 +20,10 @@ const WINDOW_US: u64 = 10_000_000;
 /// Counts of one run, or of several.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// Time above what the work takes alone on an idle device, in microseconds, of requests that were done.
+    /// Time above what the work takes alone on an idle device, in microseconds, of requests that were done. Callers whose
+    /// own node stood still are left out.
     pub wait: Histogram<u64>,
-    /// Time from coming to the answer, in microseconds.
+    /// Time from coming to the answer, in microseconds, of all requests that were done.
     pub latency: Histogram<u64>,
     /// The rest.
     pub counts: Counts,
@@ -84,7 +85,7 @@ pub struct Summary {
     pub wait_p999_ms: f64,
     /// Its mean.
     pub wait_mean_ms: f64,
-    /// Percentile of the latency in milliseconds.
+    /// Percentile of the latency in milliseconds, callers whose own node stood still included.
     pub latency_p99_ms: f64,
     /// Part of all done requests that a peer served.
     pub by_peer_share: f64,
@@ -150,11 +151,12 @@ impl Report {
             Some(Ended::RequestsFault | Ended::Rejected | Ended::Refused) | None => counts.requests_fault += 1,
         }
         let done = Ended::of(seen.value).is_some_and(Ended::is_done);
-        let counts = done && !request.stood_still;
-        if counts && world.plan().measure_from <= request.arrived {
+        if done && world.plan().measure_from <= request.arrived {
             let latency = world.now().since(request.arrived).get();
             self.latency.saturating_record(latency.max(1));
-            self.wait.saturating_record(latency.saturating_sub(request.unloaded_us).max(1));
+            if !request.stood_still {
+                self.wait.saturating_record(latency.saturating_sub(request.unloaded_us).max(1));
+            }
         }
     }
 

@@ -1,9 +1,9 @@
-//! What a node says about its load, and how that claim ages.
+//! What a node says about its load, and which claim counts.
 //!
 //! For `peers`, which keeps one [`LoadView`] a peer. Load is time: how long a new job would wait there before it
 //! starts, and what it would then cost.
-//! Invariants: an unknown or old load is the mean of the others: neither idle nor full; an older report never replaces
-//! a newer one, by whatever way it came.
+//! Invariants: an unknown load is the mean of the others: neither idle nor full; an older report never replaces a newer
+//! one, by whatever way it came; what a node says that tells the impossible is unknown.
 
 use serde::{Deserialize, Serialize};
 
@@ -70,13 +70,9 @@ pub struct DeviceLoad {
     pub memory: Option<Share>,
 }
 
-/// How a claim ages, and what it is made of.
+/// What a claim is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoadRules {
-    /// Up to this age a claim counts in full.
-    pub fresh: Micros,
-    /// From this age on a claim counts for nothing and the mean of the others stands in its place.
-    pub stale: Micros,
     /// Whether the reports on answers count. Off, only gossip tells: for comparison.
     pub in_band: bool,
     /// Whether what was sent to a peer since its report counts. Off: for comparison.
@@ -85,7 +81,7 @@ pub struct LoadRules {
 
 impl Default for LoadRules {
     fn default() -> Self {
-        Self { fresh: Micros::from_ms(250), stale: Micros::from_ms(3000), in_band: true, count_sent: true }
+        Self { in_band: true, count_sent: true }
     }
 }
 
@@ -93,6 +89,8 @@ impl Default for LoadRules {
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct LoadView {
     newest: Option<(Report, MonoTime)>,
+    /// Since then the impossible was said.
+    absurd: bool,
 }
 
 impl LoadView {
@@ -102,15 +100,20 @@ impl LoadView {
     pub fn on_report(&mut self, now: MonoTime, report: Report) -> bool {
         let newer = self.newest.is_none_or(|(known, _)| (known.boot, known.seq) < (report.boot, report.seq));
         if newer {
-            self.newest = Some((report, now));
+            *self = Self { newest: Some((report, now)), absurd: false };
         }
         newer
     }
 
-    /// The newest report.
+    /// Something came that cannot be true: until a newer report, nothing is known.
+    pub fn on_absurd(&mut self) {
+        self.absurd = true;
+    }
+
+    /// The newest report, unless the impossible was said since.
     #[must_use]
     pub fn report(&self) -> Option<Report> {
-        self.newest.map(|(report, _)| report)
+        self.newest.filter(|_| !self.absurd).map(|(report, _)| report)
     }
 
     /// The newest report and when it came.
@@ -125,20 +128,10 @@ impl LoadView {
         self.newest.map(|(_, heard)| now.since(heard))
     }
 
-    /// The wait to reckon with: the claim while fresh, the `mean` of the others once stale, between them in between.
+    /// The wait to reckon with: the claim, or the `mean` of the others where there is none.
     #[must_use]
-    pub fn wait(&self, now: MonoTime, rules: &LoadRules, mean: Micros) -> Micros {
-        let Some((report, heard)) = self.newest else { return mean };
-        let age = now.since(heard);
-        if age <= rules.fresh {
-            return report.wait;
-        }
-        if rules.stale <= age {
-            return mean;
-        }
-        let (span, old) = (u128::from((rules.stale - rules.fresh).get()), u128::from((age - rules.fresh).get()));
-        let mixed = u128::from(report.wait.get()) * (span - old) + u128::from(mean.get()) * old;
-        Micros::new(u64::try_from(mixed / span).unwrap_or(u64::MAX))
+    pub fn wait(&self, mean: Micros) -> Micros {
+        self.report().map_or(mean, |report| report.wait)
     }
 }
 
@@ -176,15 +169,16 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_turns_into_the_mean_as_it_ages_and_never_into_idle() {
-        let rules = LoadRules::default();
+    fn what_is_unknown_is_the_mean_and_never_idle() {
         let mean = Micros::from_ms(20);
         let mut view = LoadView::default();
-        assert_eq!(view.wait(at_ms(0), &rules, mean), mean, "unknown is the mean");
-        view.on_report(at_ms(0), report(1, 1, 100));
-        for (age_ms, wait_ms) in [(0, 100), (250, 100), (1625, 60), (3000, 20), (60_000, 20)] {
-            assert_eq!(view.wait(at_ms(age_ms), &rules, mean), Micros::from_ms(wait_ms), "age {age_ms} ms");
-        }
+        assert_eq!(view.wait(mean), mean);
+        view.on_report(at_ms(0), report(1, 5, 100));
+        assert_eq!(view.wait(mean), Micros::from_ms(100));
+        view.on_absurd();
+        assert_eq!((view.wait(mean), view.report()), (mean, None));
+        assert!(!view.on_report(at_ms(1), report(1, 4, 7)), "what was said before is not news");
+        assert!(view.on_report(at_ms(1), report(1, 6, 7)) && view.wait(mean) == Micros::from_ms(7));
     }
 
     #[test]

@@ -30,6 +30,9 @@ use pool::Pool;
 /// Means over all peers are made again so often.
 const SUMS_EVERY: Micros = Micros::from_ms(100);
 
+/// So long a word on the load holds for a job that is late: a node speaks more often, or does not run.
+const WORD_HOLDS: Micros = Micros::from_ms(1500);
+
 /// All peers that gossip knows.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Peers {
@@ -163,7 +166,7 @@ impl Peers {
             if let Some(report) = load {
                 peer.on_report(now, report, tally);
             }
-            if peer.start == Start::Awaited && peer.wanted(now, &self.rules.load) && peer.dead_since.is_none() {
+            if peer.start == Start::Awaited && peer.wanted(now) && peer.dead_since.is_none() {
                 peer.start = if settled_in { Start::At(now) } else { Start::Before };
             }
             self.table.push(peer);
@@ -219,9 +222,9 @@ impl Peers {
         let rules = self.rules.load;
         let Some(report) = word.report.filter(|_| rules.in_band) else { return };
         let peer = &mut self.table[position];
-        let before = (peer.standing(now, &rules), peer.rests_until);
+        let before = (peer.standing(now), peer.rests_until);
         peer.on_report(now, report, tally);
-        self.stale |= before != (peer.standing(now, &rules), peer.rests_until);
+        self.stale |= before != (peer.standing(now), peer.rests_until);
     }
 
     /// The transport to `peer` failed: how, says `signal`. `boot` is the run that it failed on, where that is known:
@@ -250,6 +253,13 @@ impl Peers {
     pub fn lives(&self, now: MonoTime, peer: &NodeId, ticket: Option<Ticket>) -> bool {
         let peer = self.position(peer).map(|at| &self.table[at]);
         peer.is_some_and(|peer| peer.is_of(ticket) && peer.lives(now))
+    }
+
+    /// What `peer` said last of its wait, if that was a moment ago.
+    #[must_use]
+    pub fn wait_told(&self, now: MonoTime, peer: &NodeId) -> Option<Micros> {
+        let newest = self.position(peer).and_then(|at| self.table[at].load.newest());
+        newest.filter(|&(_, heard)| now < heard + WORD_HOLDS).map(|(report, _)| report.wait)
     }
 
     /// `peer` gave a whole answer `took` after the job was sent, for which it was expected after `expected`.
@@ -316,7 +326,7 @@ impl Peers {
             let before = peer.gate;
             peer.gate = gate::step(now, &rules.gate, before, Signal::Tick, prng.next_u64());
             let probes = matches!(peer.gate, Gate::Probing { .. }) && !matches!(before, Gate::Probing { .. });
-            if probes || peer.is_to_be_asked(now, &rules.load, panics) {
+            if probes || peer.is_to_be_asked(now, panics) {
                 tally.count(Rule::GateProbed);
                 peer.doubted = Some(now);
                 pings.push(peer.facts.id.clone());
@@ -364,7 +374,7 @@ impl Peers {
     /// Whether any peer may get a job now.
     #[must_use]
     pub fn any(&self, now: MonoTime) -> bool {
-        self.table.iter().any(|peer| peer.may(now, &self.rules.load, self.panics))
+        self.table.iter().any(|peer| peer.may(now, self.panics))
     }
 
     /// Peers that may get a job now, without backups and those that rest.
@@ -377,7 +387,7 @@ impl Peers {
     pub fn seat(&mut self, now: MonoTime, peer: &NodeId, question: &Question) -> Option<Seat> {
         let at = self.position(peer)?;
         let peer = &self.table[at];
-        peer.may(now, &self.rules.load, self.panics).then(|| peer.seat(now, &self.rules, &self.sums, question))
+        peer.may(now, self.panics).then(|| peer.seat(now, &self.rules, &self.sums, question))
     }
 
     /// What the peers that may get jobs hold together, by their own word.
@@ -398,11 +408,14 @@ impl Peers {
         reports.map(|report| report.cost).filter(|&cost| cost != Cost::default())
     }
 
-    /// Mean part of the devices of the peers that is in use; `None` when nobody knows.
-    #[must_use]
-    pub fn busy_mean(&self) -> Option<Share> {
-        let mean = self.sums.busy.checked_div(self.sums.busy_told)?;
-        u8::try_from(mean).ok().map(Share::percent)
+    /// Mean part of the devices that is in use, of the peers that may get jobs and said their load; nothing when
+    /// nobody did. Where the device is not probed, the slots that are taken stand for it.
+    pub fn load_mean(&mut self, now: MonoTime) -> Share {
+        self.renew_if_stale(now);
+        let reports = self.pool.first.at.iter().filter_map(|&at| self.table[at as usize].load.report());
+        let load = |report: Report| report.busy.unwrap_or_else(|| Share::of(report.held.into(), report.slots.into()));
+        let (sum, told) = reports.fold((0, 0), |(sum, told), report| (sum + u64::from(load(report).get()), told + 1));
+        Share::of(sum, u64::max(told, 1) * 100)
     }
 
     /// Each peer, for people and metrics.
@@ -440,9 +453,8 @@ impl Peers {
     }
 
     fn renew(&mut self, now: MonoTime) {
-        let load = &self.rules.load;
         // Who never was alive was not lost: while a shoal starts, gossip knows names before it has heard anybody.
-        let wanted = self.table.iter().filter(|peer| peer.was_alive && peer.wanted(now, load));
+        let wanted = self.table.iter().filter(|peer| peer.was_alive && peer.wanted(now));
         let (known, dead) =
             wanted.fold((0u64, 0u64), |(known, dead), peer| (known + 1, dead + u64::from(peer.dead_since.is_some())));
         let percent = u64::from(self.rules.panic_percent);
@@ -455,7 +467,7 @@ impl Peers {
         backups.clear();
         resting.clear();
         for (at, peer) in (0u32..).zip(&self.table) {
-            if !peer.may(now, load, panics) {
+            if !peer.may(now, panics) {
                 continue;
             }
             let list = match (peer.rests(now), peer.facts.backup) {

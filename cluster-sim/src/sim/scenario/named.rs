@@ -7,7 +7,7 @@ use shoal_core::time::Micros;
 
 use super::super::models::{Device, Spread, Step};
 use super::super::net::Traffic;
-use super::super::plan::{DeviceFault, Fault, Plan, Terms};
+use super::super::plan::{Cold, DeviceFault, Fault, Plan, Terms};
 use super::{base, gossip, planned, second, with_device, with_requests};
 
 /// One scenario.
@@ -40,14 +40,18 @@ scenarios! {
     drain = "one process after the other is told to leave and is followed by another one";
     join = "a node joins that no caller knows";
     cold_join = "a node comes back and is five times slower for some seconds";
+    scale_out = "two nodes join one after the other, and are slower for some seconds than their warm-up promised";
     stall = "processes stand still for 0.2, 1 and 5 seconds";
     partition = "two groups do not hear each other";
     one_way = "one node hears everybody, and nobody hears it";
     gossip_loss = "a third of all datagrams is lost, and a node dies";
     udp_block = "gossip is blocked between two halves, connections work";
+    firewall = "the datagrams of one node are blocked, and its door gets three times as much as another one";
     tcp_block = "connections are blocked between two nodes, gossip works";
     sinkhole = "one device fails everything at once, in no time";
     flaky = "one device fails a third of its batches";
+    two_bad = "two devices fail most of their batches: who is asked second must not be the other one";
+    bad_deploy = "every device fails nine of ten batches: a second try costs as much as the first and helps nobody";
     poison = "some requests break the model wherever they run";
     hang = "batches of one device do not end for some seconds";
     wedge = "batches of one device do not end, and its canary says so";
@@ -143,8 +147,21 @@ fn join(seed: u64, nodes: usize) -> Plan {
 
 fn cold_join(seed: u64, nodes: usize) -> Plan {
     let mut plan = slots(base(seed, nodes, 0.6), Spread::Exponential, 0.6);
-    plan.cold = Some((5.0, Micros::from_ms(4000)));
+    plan.cold = Some(Cold { factor: 5.0, lasts: Micros::from_ms(4000), shows: true });
+    // The first processes are cold too: callers come when these are warm.
+    (plan.arrivals.from, plan.measure_from) = (second(5.0), second(6.0));
     uneven(with_faults(plan, &[(8.0, 2.0, Fault::Kill(last(nodes))), (16.0, 2.0, Fault::Kill(0))]))
+}
+
+fn scale_out(seed: u64, nodes: usize) -> Plan {
+    let nodes = nodes.max(4);
+    let mut plan = slots(base(seed, nodes, 0.5), Spread::Exponential, 0.5);
+    plan.cold = Some(Cold { factor: 5.0, lasts: Micros::from_ms(3000), shows: false });
+    (plan.arrivals.from, plan.measure_from) = (second(4.5), second(6.0));
+    plan.absent = 2;
+    // Callers know the old doors only, and nearly bring what those can do.
+    plan.arrivals.door_weights = (0..nodes).map(|door| if door < nodes - plan.absent { 1.0 } else { 0.0 }).collect();
+    uneven(with_faults(plan, &[(8.0, 1.0, Fault::Join(nodes - 2)), (12.0, 1.0, Fault::Join(nodes - 1))]))
 }
 
 fn stall(seed: u64, nodes: usize) -> Plan {
@@ -170,6 +187,13 @@ fn udp_block(seed: u64, nodes: usize) -> Plan {
     with_faults(base(seed, nodes, 0.6), &[(6.0, 12.0, Fault::Partition(nodes / 2, Traffic::Datagrams))])
 }
 
+fn firewall(seed: u64, nodes: usize) -> Plan {
+    let mut plan = slots(base(seed, nodes, 0.6), Spread::Exponential, 0.6);
+    plan.arrivals.door_weights = vec![3.0];
+    let faults: Vec<_> = (1..nodes).map(|other| (6.0, 12.0, Fault::Sever(0, other, Traffic::Datagrams))).collect();
+    uneven(with_faults(plan, &faults))
+}
+
 fn tcp_block(seed: u64, nodes: usize) -> Plan {
     with_faults(base(seed, nodes, 0.6), &[(6.0, 10.0, Fault::Sever(0, last(nodes), Traffic::Streams))])
 }
@@ -182,6 +206,19 @@ fn sinkhole(seed: u64, nodes: usize) -> Plan {
 fn flaky(seed: u64, nodes: usize) -> Plan {
     let fault = Fault::Device(last(nodes), DeviceFault::Fails(330));
     uneven(with_faults(base(seed, nodes, 0.5), &[(8.0, 12.0, fault)]))
+}
+
+fn two_bad(seed: u64, nodes: usize) -> Plan {
+    // Of fewer too few are sound.
+    let nodes = nodes.max(5);
+    let fault = |node| (8.0, 12.0, Fault::Device(node, DeviceFault::Fails(700)));
+    uneven(with_faults(base(seed, nodes, 0.5), &[fault(last(nodes)), fault(nodes / 2)]))
+}
+
+fn bad_deploy(seed: u64, nodes: usize) -> Plan {
+    let plan = slots(base(seed, nodes, 0.5), Spread::Exponential, 0.5);
+    let faults: Vec<_> = (0..nodes).map(|node| (8.0, 12.0, Fault::Device(node, DeviceFault::Fails(900)))).collect();
+    uneven(with_faults(plan, &faults))
 }
 
 fn poison(seed: u64, nodes: usize) -> Plan {

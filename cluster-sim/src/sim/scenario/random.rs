@@ -9,7 +9,7 @@ use shoal_core::time::Micros;
 use super::super::chance::Chance;
 use super::super::models::{Device, Spread, Step};
 use super::super::net::{NetRules, Traffic};
-use super::super::plan::{DeviceFault, Fault, Plan, Planned, Terms};
+use super::super::plan::{Cold, DeviceFault, Fault, Plan, Planned, Terms};
 use super::{base, gossip, loaded, planned, second, with_device};
 
 /// Faults begin after this and end before `heal_at`.
@@ -38,9 +38,9 @@ pub fn random(seed: u64, nodes: Option<usize>, rules: &Rules) -> Plan {
     plan.arrivals.until = second(41.0);
     plan.loading = Micros::from_ms(chance.between(50, 1500));
     plan.probed = chance.happens(500);
-    plan.cold = chance.happens(200).then_some((3.0, Micros::from_ms(2000)));
+    plan.cold = chance.happens(200).then_some(Cold { factor: 3.0, lasts: Micros::from_ms(2000), shows: true });
     // Callers come when all nodes are warm: a shoal that starts as a whole has no capacity to spare.
-    let cold_for = plan.cold.map_or(Micros::ZERO, |(_, lasts)| lasts);
+    let cold_for = plan.cold.map_or(Micros::ZERO, |cold| cold.lasts);
     plan.arrivals.from = second(0.5) + plan.loading + cold_for;
     plan.measure_from = plan.arrivals.from + Micros::from_ms(1000);
     draw_callers(&mut chance, &mut plan, ample);

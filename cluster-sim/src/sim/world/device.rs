@@ -10,7 +10,7 @@ use shoal_core::node::{CanaryVerdict, Input, RowVerdict};
 use shoal_core::share::Share;
 use shoal_core::time::{Micros, MonoTime};
 
-use super::super::plan::DeviceFault;
+use super::super::plan::{Cold, DeviceFault};
 use super::super::seen::What;
 use super::super::slab::Key;
 use super::records::{Batch, Event};
@@ -49,14 +49,24 @@ impl Busy {
 }
 
 impl World {
-    /// Times as long as a healthy, warm device of the plan.
-    pub(super) fn slowness(&self, node: usize) -> f64 {
-        let seat = &self.seats[node];
-        let own = self.plan.slowness.get(node).copied().unwrap_or(1.0) * seat.fault.slow.unwrap_or(1.0);
-        match (self.plan.cold, seat.ready) {
-            (Some((factor, lasts)), Some(ready)) if self.now < ready + lasts => own * factor,
-            _ => own,
-        }
+    /// A batch takes so many times as long as on a healthy, warm device of the plan.
+    fn slowness(&self, node: usize) -> f64 {
+        self.slowness_warm(node) * self.coldness(node).map_or(1.0, |cold| cold.factor)
+    }
+
+    /// The same of the warm-up and of measurements.
+    pub(super) fn slowness_measured(&self, node: usize) -> f64 {
+        self.slowness_warm(node) * self.coldness(node).filter(|cold| cold.shows).map_or(1.0, |cold| cold.factor)
+    }
+
+    fn slowness_warm(&self, node: usize) -> f64 {
+        self.plan.slowness.get(node).copied().unwrap_or(1.0) * self.seats[node].fault.slow.unwrap_or(1.0)
+    }
+
+    /// What is slower now because the process has just started.
+    fn coldness(&self, node: usize) -> Option<Cold> {
+        let (cold, ready) = (self.plan.cold?, self.seats[node].ready?);
+        (self.now < ready + cold.lasts).then_some(cold)
     }
 
     /// Units of a first inference: a short text, or one unit where a request is one unit.
@@ -164,7 +174,7 @@ impl World {
 
     pub(super) fn measure(&mut self, node: usize) {
         self.see(What::Measured, node, node, Key::NONE, 0);
-        let (slowness, units) = (self.slowness(node), self.first_units());
+        let (slowness, units) = (self.slowness_measured(node), self.first_units());
         let seat = &mut self.seats[node];
         let took = self.plan.service.took(f64::from(units), &mut seat.service) * slowness;
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a cast of a float saturates")]
@@ -213,5 +223,31 @@ impl World {
         let busy = Some(Share::of(worked, slots * PROBE_EVERY.get()));
         self.feed(node, Input::Probed(DeviceLoad { busy, memory: None }));
         self.after(PROBE_EVERY, Event::Probe { node, boot });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::plan::Plan;
+    use super::super::super::scenario::{base, second};
+    use super::*;
+
+    /// How many times as long batches and measurements take half a second after the start, and two seconds after it.
+    fn slowness(shows: bool) -> [(f64, f64); 2] {
+        let cold = Cold { factor: 5.0, lasts: Micros::from_ms(1000), shows };
+        let mut plan = Plan { cold: Some(cold), slowness: vec![2.0], ..base(1, 2, 0.1) };
+        // Loaded after 0.3 s, and started up to 0.1 s late.
+        plan.arrivals.from = second(3.0);
+        let mut world = World::new(&Arc::new(plan));
+        [0.5, 2.0].map(|at_s| {
+            while world.now < second(at_s) && world.advance() {}
+            (world.slowness(0), world.slowness_measured(0))
+        })
+    }
+
+    #[test]
+    fn a_cold_process_is_slow_for_its_time_and_its_measurements_only_where_it_shows() {
+        assert_eq!(slowness(true), [(10.0, 10.0), (2.0, 2.0)]);
+        assert_eq!(slowness(false), [(10.0, 2.0), (2.0, 2.0)]);
     }
 }

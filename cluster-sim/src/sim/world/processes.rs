@@ -57,7 +57,8 @@ impl World {
         }
         self.seats[node].ready = Some(self.now);
         self.see(What::Ready, node, node, Key::NONE, boot);
-        let took = Micros::new(micros(self.plan.service.unloaded(f64::from(self.first_units())) * self.slowness(node)));
+        let unloaded = self.plan.service.unloaded(f64::from(self.first_units()));
+        let took = Micros::new(micros(unloaded * self.slowness_measured(node)));
         self.feed(node, Input::EngineReady { units: self.first_units().into(), took });
     }
 

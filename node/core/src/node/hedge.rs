@@ -2,21 +2,20 @@
 //!
 //! Part of the machine in `node`.
 //! Invariants: one a job, within its budget, none while the nodes are busy (extra work would make the others late), and
-//! only where it should take no longer than the first placement should have; only for callers' jobs of which nothing
-//! has started on this node, only under a policy that goes by completion, and never while this node suspects itself.
+//! only where it should be done sooner than it has been waited for; only for callers' jobs that wait, as far as this node
+//! can tell; only under a policy that goes by completion, and never while this node suspects itself.
 //! Source: Dean and Barroso 2013, "The tail at scale".
 
 use serde::{Deserialize, Serialize};
 
 use super::explain::Reason;
-use super::job::Job;
+use super::job::{Flight, Job};
 use super::place::How;
 use super::{Effect, HedgeRules, Node, Source};
 use crate::admission;
 use crate::id::JobId;
 use crate::peers::Take;
 use crate::route::{Seat, Sees};
-use crate::share::Share;
 use crate::stretch::{NOISE, ratio_permille};
 use crate::tally::Rule;
 use crate::time::{Micros, MonoTime};
@@ -76,7 +75,14 @@ impl Node {
     /// Whether there is room for a second placement of anything now.
     pub(super) fn may_hedge(&mut self, now: MonoTime) -> bool {
         let Some(rules) = self.rules.hedge else { return false };
-        !self.in_doubt(now) && self.hedges.has(now, &rules.budget) && self.load_everywhere(now) <= rules.load_max
+        // This node's own load does not count: its device is busy when it is what makes the job late.
+        !self.in_doubt(now) && self.hedges.has(now, &rules.budget) && self.peers.load_mean(now) <= rules.load_max
+    }
+
+    /// The job is past the queue of the peer, which lives: what takes long there takes long everywhere.
+    fn runs_there(&self, now: MonoTime, flight: &Flight) -> bool {
+        let told = self.peers.wait_told(now, &flight.peer);
+        flight.accepted && told.is_some_and(|wait| wait == Micros::ZERO || flight.started_at_once())
     }
 
     /// Places a late job a second time, if somebody else can be in time and the budget allows it.
@@ -86,7 +92,11 @@ impl Node {
         let left = now.since(since);
         let mut seats = Vec::new();
         let job = &self.jobs[&id];
+        if job.flights.iter().any(|flight| self.runs_there(now, flight)) {
+            return;
+        }
         let here = job.here.is_none() && !job.history.tried_here && self.can_compute() && !self.door.draining();
+        let here = here && self.load() <= rules.load_max;
         if here {
             seats.push(self.seat_here(now, id));
         }
@@ -107,16 +117,6 @@ impl Node {
         } else {
             self.send_away(now, id, (&best, How { bound: None, hedge: true }), effects);
         }
-    }
-
-    /// The larger of this node's load and the mean load of the others.
-    fn load_everywhere(&mut self, now: MonoTime) -> Share {
-        let own = self.occupancy.share();
-        let others = self.peers.busy_mean().unwrap_or_else(|| {
-            let held = self.peers.holdings(now);
-            Share::of(held.jobs, held.slots.max(1))
-        });
-        own.max(others)
     }
 }
 

@@ -69,6 +69,8 @@ pub(super) struct Flight {
     pub(super) accept_limit: Micros,
     /// How long it should take.
     pub(super) promised: Micros,
+    /// How much of that it should wait there before it starts.
+    pub(super) wait: Micros,
     pub(super) hedge: bool,
 }
 
@@ -81,6 +83,11 @@ impl Flight {
         // Before it left, only a connection that cannot be made holds it up, and that has a limit of its own.
         let limit = self.flushed.map_or(self.sent + self.accept_limit.times(2), |flushed| flushed + self.accept_limit);
         Some(limit + lag)
+    }
+
+    /// As far as anybody can tell it started as soon as it came: most of what was promised was its own time.
+    pub(super) fn started_at_once(&self) -> bool {
+        self.wait.times(4) < self.promised
     }
 
     /// Without an answer until `now`, it takes longer than it should: what it should have taken, and what it took.

@@ -373,6 +373,7 @@ impl Node {
             accepted: false,
             accept_limit,
             promised: seat.promised,
+            wait: seat.wait,
             hedge,
         });
         let remaining = job.deadline.since(now);

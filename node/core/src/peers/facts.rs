@@ -17,7 +17,7 @@ use crate::time::Micros;
 pub struct PeerRules {
     /// Broken connections and silence.
     pub gate: GateRules,
-    /// How load ages.
+    /// What a peer's load is made of.
     pub load: LoadRules,
     /// Errors that pause a peer; `None` = none do.
     pub breaker: Option<BreakerRules>,

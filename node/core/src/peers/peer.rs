@@ -11,7 +11,7 @@ use crate::breaker::Breaker;
 use crate::cost::Cost;
 use crate::gate::Gate;
 use crate::lifecycle::Standing;
-use crate::load::{LoadRules, LoadView, Report};
+use crate::load::{LoadView, Report};
 use crate::route::Seat;
 use crate::stretch::Stretch;
 use crate::tally::{Rule, Tally};
@@ -23,6 +23,8 @@ const RTT_UNKNOWN: Micros = Micros::from_ms(1);
 const DOUBT_PING_EVERY: Micros = Micros::from_ms(1000);
 /// So long a direct word proves that such a peer lives.
 const DOUBT_TRUST: Micros = Micros::from_ms(3000);
+/// So long a report that the peer takes work counts against gossip that says it does not.
+const CONTRADICTED_MAX: Micros = Micros::from_ms(3000);
 /// A stretch below this, in thousandths of what is usual, is noise.
 const STRETCH_NOISE: u64 = 1500;
 /// A peer that spoke within this time and does not acknowledge a job is slow, not gone.
@@ -117,6 +119,10 @@ impl Peer {
     pub(super) fn on_report(&mut self, now: MonoTime, report: Report, tally: &mut Tally) {
         let known = self.load.report().filter(|known| known.boot == report.boot).map_or(0, |known| known.seq);
         if !report.is_believable() || SEQ_JUMP_MAX < report.seq.saturating_sub(known) {
+            // Gossip repeats what it has: of what is older than the newest word nothing follows.
+            if self.load.newest().is_none_or(|(known, _)| (known.boot, known.seq) < (report.boot, report.seq)) {
+                self.load.on_absurd();
+            }
             return tally.count(Rule::AbsurdReport);
         }
         if self.facts.boot <= report.boot && self.load.on_report(now, report) {
@@ -133,18 +139,20 @@ impl Peer {
 
     /// What it is up to: its last report, unless gossip said later that it takes no work, or nothing confirmed the
     /// report for long.
-    pub(super) fn standing(&self, now: MonoTime, rules: &LoadRules) -> Standing {
+    pub(super) fn standing(&self, now: MonoTime) -> Standing {
         let said = self.facts.standing;
         match self.load.newest() {
             None => said,
-            Some((_, heard)) if !said.accepts() && (heard < self.stands_since || heard + rules.stale <= now) => said,
+            Some((_, heard)) if !said.accepts() && (heard < self.stands_since || heard + CONTRADICTED_MAX <= now) => {
+                said
+            }
             Some((report, _)) => report.standing,
         }
     }
 
     /// It would get work if it were there.
-    pub(super) fn wanted(&self, now: MonoTime, rules: &LoadRules) -> bool {
-        self.facts.serves && 0 < self.facts.weight && self.standing(now, rules).accepts()
+    pub(super) fn wanted(&self, now: MonoTime) -> bool {
+        self.facts.serves && 0 < self.facts.weight && self.standing(now).accepts()
     }
 
     /// It answers directly although gossip calls it dead.
@@ -159,9 +167,9 @@ impl Peer {
         was_well && self.heard.is_some_and(|heard| now < heard + SLOW_NOT_GONE)
     }
 
-    pub(super) fn may(&self, now: MonoTime, rules: &LoadRules, panics: bool) -> bool {
+    pub(super) fn may(&self, now: MonoTime, panics: bool) -> bool {
         let there = self.dead_since.is_none() || (panics && self.answers_unheard(now));
-        there && self.wanted(now, rules) && self.gate.passes() && self.breaker.passes(now)
+        there && self.wanted(now) && self.gate.passes() && self.breaker.passes(now)
     }
 
     pub(super) fn rests(&self, now: MonoTime) -> bool {
@@ -177,14 +185,14 @@ impl Peer {
     }
 
     /// Gossip is in doubt, calls it dead, and only a ping can tell.
-    fn is_doubted(&self, now: MonoTime, rules: &LoadRules, panics: bool) -> bool {
-        panics && self.dead_since.is_some() && self.gate.passes() && self.wanted(now, rules)
+    fn is_doubted(&self, now: MonoTime, panics: bool) -> bool {
+        panics && self.dead_since.is_some() && self.gate.passes() && self.wanted(now)
     }
 
     /// Gossip calls it dead and is in doubt: it is time to ask.
-    pub(super) fn is_to_be_asked(&self, now: MonoTime, rules: &LoadRules, panics: bool) -> bool {
+    pub(super) fn is_to_be_asked(&self, now: MonoTime, panics: bool) -> bool {
         let due = self.doubted.is_none_or(|at| at + DOUBT_PING_EVERY <= now);
-        due && self.is_doubted(now, rules, panics)
+        due && self.is_doubted(now, panics)
     }
 
     /// The next moment at which time alone changes something about it.
@@ -197,12 +205,12 @@ impl Peer {
             (Start::At(started), Some(ramp)) => Some(started + ramp).filter(|&end| now < end),
             (Start::Awaited | Start::Before | Start::At(_), _) => None,
         };
-        let asked = self.is_doubted(now, &rules.load, panics);
+        let asked = self.is_doubted(now, panics);
         let asked = asked.then(|| self.doubted.map_or(now, |at| at + DOUBT_PING_EVERY));
         let trusted = self.heard.filter(|_| self.answers_unheard(now)).map(|heard| heard + DOUBT_TRUST);
         // Gossip says that it takes no work and its report that it does: until the report is old.
         let contradicted = (!self.facts.standing.accepts()).then(|| self.load.newest()).flatten();
-        let outdated = contradicted.map(|(_, heard)| heard + rules.load.stale).filter(|&at| now < at);
+        let outdated = contradicted.map(|(_, heard)| heard + CONTRADICTED_MAX).filter(|&at| now < at);
         let rests = self.rests_until.filter(|&until| now < until);
         let moments = [gate, start, asked, trusted, outdated, rests, self.breaker.paused_until(now)];
         moments.into_iter().flatten().min()
@@ -213,7 +221,7 @@ impl Peer {
         let told_cost = report.map(|report| report.cost).filter(|&cost| cost != Cost::default());
         let cost = told_cost.unwrap_or(question.cost_unknown);
         let slots = report.map_or(1, |report| report.slots);
-        let wait = self.load.wait(now, &rules.load, sums.wait_mean(question.wait_here));
+        let wait = self.load.wait(sums.wait_mean(question.wait_here));
         let sent = if rules.load.count_sent { self.units_unacknowledged + self.units_unreported } else { 0 };
         // On one device what was sent joins the job's own batch; on slots it takes its turn in one of them.
         let (ahead, own) = match slots {

@@ -230,6 +230,12 @@ fn a_report_that_cannot_be_true_leaves_the_load_unknown() {
     assert_eq!(stage.completion_ms("a"), 65);
     stage.word("a", Some(absurd));
     assert_eq!((stage.completion_ms("a"), stage.tally.of(Rule::AbsurdReport)), (65, 2));
+    // A sound word makes it known; one that is absurd and older changes nothing, and a newer one makes it unknown.
+    let sound = Report { cost: Cost::default(), ..report(1, 10, 0, Standing::Ready) };
+    for (word, completion_ms) in [(sound, 35), (absurd, 35), (Report { seq: 11, ..absurd }, 65)] {
+        stage.word("a", Some(word));
+        assert_eq!(stage.completion_ms("a"), completion_ms, "{word:?}");
+    }
 }
 
 #[test]
