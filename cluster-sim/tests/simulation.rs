@@ -166,6 +166,19 @@ fn i8_a_dead_node_that_is_offered_work_is_found() {
 }
 
 #[test]
+fn i8_a_dead_node_that_gossip_never_calls_dead_is_found() {
+    // So little to do that somebody may offer it work for the first time when gossip should have said so for long. Who
+    // does that, and whether, is chance.
+    let found = (1..=12).filter(|&seed| {
+        let plan = with_fault(short(seed, 0.3), 4.0, 4.0, Fault::Kill(3));
+        assert_sound(plan.clone());
+        let broken = outcome(Plan { sabotage: Some(Sabotage::HideDead), ..plan }).broken;
+        broken.is_some_and(|failure| failure.broken.invariant == "I8")
+    });
+    assert_ne!(found.count(), 0);
+}
+
+#[test]
 fn i9_a_draining_node_that_is_offered_work_is_found() {
     assert_found(with_fault(short(1, 0.7), 4.0, 2.0, Fault::Terminate(3)), Sabotage::HideDraining, "I9");
 }

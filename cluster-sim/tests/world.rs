@@ -75,6 +75,13 @@ fn a_host_that_vanishes_is_noticed_only_when_a_ping_is_not_answered() {
 }
 
 #[test]
+fn a_host_that_is_back_at_once_resets_the_connections_of_the_process_that_was_there() {
+    let all = seen(&plan(Fault::PowerCut(VICTIM), 0.1));
+    let breaks = breaks(&all);
+    assert!(4 < breaks.len() && breaks.iter().all(|at| (100.0..250.0).contains(at)), "{breaks:?}");
+}
+
+#[test]
 fn a_stopped_process_answers_what_waits_when_it_goes_on() {
     let short = seen(&plan(Fault::Freeze(VICTIM), 0.2));
     assert!(breaks(&short).is_empty(), "a stop of 0.2 s breaks no connection");

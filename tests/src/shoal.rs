@@ -7,6 +7,7 @@ use std::ops::{Index, IndexMut};
 use std::time::{Duration, Instant};
 
 use crate::node::{Node, Plan};
+use crate::wait::{self, LIMIT};
 
 /// One inference on a machine that is busy with other tests can look slower by some milliseconds, and a quiet node
 /// would hand its caller on for that. With this a node answers itself unless a peer is sooner by more than noise; the
@@ -70,7 +71,8 @@ impl Shoal {
         Self(plans.into_iter().map(Plan::start).collect())
     }
 
-    /// Waits until every node is ready and sees every other one ready. Returns the time from the first to the second.
+    /// Waits until every node is ready, sees every other one ready, and may give it work. Returns the time from the first
+    /// to the second.
     ///
     /// # Panics
     /// They do not get there.
@@ -81,7 +83,14 @@ impl Shoal {
         for node in &self.0 {
             self.0.iter().filter(|other| other.id() != node.id()).for_each(|other| node.wait_sees(other.id(), "ready"));
         }
-        all_ready.elapsed()
+        let formed = all_ready.elapsed();
+        for node in &self.0 {
+            // A node that came up a moment before another one has been refused there, and asks again soon.
+            wait::until(&format!("every gate of {} passes", node.id()), LIMIT, || {
+                self.0.iter().all(|other| other.id() == node.id() || node.peer(other.id())["gate"] == "passing")
+            });
+        }
+        formed
     }
 
     /// All nodes.

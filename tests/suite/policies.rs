@@ -97,7 +97,7 @@ fn the_policies_of_least_work_share_evenly_what_hangs() {
             waiting.push(shoal[0].begin(&format!("text {number}")));
             // Each one is where it goes, and node-1 knows that it is there, before the next one is placed.
             wait::until(&format!("{number} jobs are held, {policy}"), LIMIT, || {
-                let heard = shoal[0].peer("node-2")["held"].as_f64();
+                let heard = shoal[0].get("/status").json()["peers"][0]["held"].as_f64();
                 held(0) == f64::from(number)
                     && shoal[0].metric("shoal_forwards_in_flight", &[]) == held(1)
                     && heard == Some(held(1))

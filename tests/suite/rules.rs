@@ -130,6 +130,39 @@ fn a_peer_whose_model_fails_is_paused_and_costs_callers_nothing() {
 }
 
 #[test]
+fn what_waits_at_a_node_that_hangs_is_given_to_a_second_one() {
+    // How busy this machine is with other tests is not to decide.
+    let hedge = "[hedge]\npercent = 10\nload_percent_max = 100";
+    let plans = plans(3, "synthetic:20ms").into_iter();
+    let plans = plans.map(|plan| match plan.id() {
+        "node-1" => plan.config(hedge).config("[node]\nweight = 0"),
+        _ => plan,
+    });
+    let mut shoal = Shoal::start(plans.collect());
+    shoal.wait_formed();
+    let hung = std::sync::atomic::AtomicBool::new(false);
+    // So many at one time that some wait at node-2 when it hangs; a tenth of a second placement is saved with each.
+    load::until(
+        "a second placement answers first",
+        &shoal[0],
+        12,
+        |request| request,
+        |calls| {
+            if 60 <= calls.len() && !hung.swap(true, std::sync::atomic::Ordering::Relaxed) {
+                shoal[1].misbehave("hang");
+            }
+            let won = 1.0 <= shoal[0].decided("hedge_won");
+            if won {
+                shoal[1].behave();
+            }
+            assert!(calls.iter().all(|call| call.answer.status == 200), "{calls:?}");
+            won
+        },
+    );
+    shoal.wait_rest();
+}
+
+#[test]
 fn a_node_that_stood_still_suspects_itself_and_not_its_peers() {
     let mut shoal = Shoal::ready(2, "synthetic:0");
     shoal[0].freeze();

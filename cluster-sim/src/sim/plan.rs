@@ -184,6 +184,8 @@ pub enum Sabotage {
     HideJoined,
     /// Work goes to a dead node as long as there is one.
     PreferDead,
+    /// Gossip calls everybody alive whom it ever called so.
+    HideDead,
     /// A draining node is said to be ready, also by itself.
     HideDraining,
     /// A job whose batch never ends, for whom nobody waits.

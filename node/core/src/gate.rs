@@ -41,6 +41,8 @@ pub enum Signal {
     Heard,
     /// The peer sent a job of its own. It lives; whether it can be reached has to be asked.
     Called,
+    /// Gossip calls it alive again, whom it called dead, and no word of its own says so: that has to be asked.
+    Returned,
     /// A connection could not be made, or broke: nothing gets there now.
     Broke,
     /// Something that should have come did not: an acknowledgement, the answer to a ping. It may only be slow.
@@ -121,6 +123,7 @@ pub fn step(now: MonoTime, rules: &GateRules, gate: Gate, signal: Signal, chance
             Gate::Passing { misses: misses + 1 }
         }
         (Gate::Passing { .. }, Signal::Broke | Signal::Silent) => rules.pause(now, 1, chance),
+        (Gate::Passing { .. }, Signal::Returned) => Gate::Blocking { until: now, trips: 0 },
         (Gate::Blocking { until, trips }, Signal::Tick) if until <= now => {
             Gate::Probing { until: now + rules.ping_limit, trips }
         }
@@ -138,7 +141,7 @@ pub fn step(now: MonoTime, rules: &GateRules, gate: Gate, signal: Signal, chance
         }
         (
             Gate::Passing { .. } | Gate::Blocking { .. } | Gate::Probing { .. },
-            Signal::Broke | Signal::Silent | Signal::Called | Signal::Tick,
+            Signal::Broke | Signal::Silent | Signal::Called | Signal::Returned | Signal::Tick,
         ) => gate,
     }
 }
@@ -157,7 +160,7 @@ mod tests {
         assert_eq!(end, expected, "{steps:?}");
     }
 
-    use Signal::{Broke, Called, Heard, Silent, Tick};
+    use Signal::{Broke, Called, Heard, Returned, Silent, Tick};
 
     #[test]
     fn one_silence_between_words_does_not_block() {
@@ -216,6 +219,15 @@ mod tests {
     }
 
     #[test]
+    fn whoever_is_said_to_be_back_is_pinged_at_once_and_gets_nothing_before_it_answers() {
+        run(&[(5, Returned)], Gate::Blocking { until: ms(5), trips: 0 });
+        run(&[(5, Returned), (6, Tick)], Gate::Probing { until: ms(406), trips: 0 });
+        run(&[(5, Returned), (6, Tick), (7, Heard)], Gate::NEW);
+        run(&[(5, Returned), (6, Tick), (7, Silent)], Gate::Blocking { until: ms(1007), trips: 1 });
+        run(&[(0, Broke), (5, Returned)], Gate::Blocking { until: ms(1000), trips: 1 });
+    }
+
+    #[test]
     fn any_answer_opens_from_every_state() {
         run(&[(0, Silent), (0, Silent), (3, Heard)], Gate::NEW);
         run(&[(0, Silent), (0, Silent), (1000, Tick), (1001, Heard)], Gate::NEW);
@@ -231,7 +243,7 @@ mod tests {
             states = states
                 .iter()
                 .flat_map(|&(gate, at)| {
-                    [Heard, Called, Silent, Broke, Tick]
+                    [Heard, Called, Returned, Silent, Broke, Tick]
                         .map(|signal| (step(ms(at + 700), &rules, gate, signal, at * 7919), at + 700))
                 })
                 .collect();

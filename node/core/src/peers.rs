@@ -131,8 +131,9 @@ impl Peers {
     }
 
     /// Takes over what gossip says. Peers that it does not name are forgotten; a new run of a process starts afresh.
-    /// While gossip still names the run before, the newest run of a peer counts. With `doubt`, because this node itself
-    /// stood still, nobody is called dead who was alive before.
+    /// A run that was called dead comes back by direct contact only: a node that stood still spreads heartbeats that it
+    /// found in its sockets, of processes that are long gone. While gossip still names the run before, the newest run of
+    /// a peer counts. With `doubt`, because this node itself stood still, nobody is called dead who was alive before.
     pub fn on_membership(&mut self, now: MonoTime, mut members: Vec<PeerFacts>, doubt: bool, tally: &mut Tally) {
         members.sort_by(|one, other| (&one.id, other.boot).cmp(&(&other.id, one.boot)));
         members.dedup_by(|older, newer| older.id == newer.id);
@@ -158,6 +159,13 @@ impl Peers {
                     Peer::new(now, self.entries, facts)
                 }
             };
+            if peer.facts.alive && peer.is_back_by_hearsay(now) {
+                let before = peer.gate;
+                peer.gate = gate::step(now, &self.rules.gate, before, Signal::Returned, 0);
+                if before.passes() && !peer.gate.passes() {
+                    tally.count(Rule::GateBlocked);
+                }
+            }
             match (peer.facts.alive, peer.dead_since) {
                 (true, _) => (peer.dead_since, peer.doubted, peer.was_alive) = (None, None, true),
                 (false, None) if !(doubt && is_known) => peer.dead_since = Some(now),

@@ -27,6 +27,9 @@ pub(super) struct History {
     first_fault: MonoTime,
     /// For each node since when nothing was wrong with what it knows: it started, or stood still.
     pub(super) deaf_until: Vec<MonoTime>,
+    /// For each node, and each other one, when a connection with a job on it broke last, unless a word came since:
+    /// `node * nodes + other`.
+    broke: Vec<Option<MonoTime>>,
     /// For each node the times at which it got ready although others had been there before.
     pub(super) joined: Vec<(usize, MonoTime)>,
     /// When gossip was hurt last, and whether it is now.
@@ -46,6 +49,7 @@ impl History {
             waits_after: Vec::new(),
             first_fault,
             deaf_until: vec![MonoTime::START; plan.nodes],
+            broke: vec![None; plan.nodes * plan.nodes],
             joined: Vec::new(),
             gossip_hurt: None,
             hurting: 0,
@@ -58,7 +62,16 @@ impl History {
             What::Ran => *slot(&mut self.ran, slice(now) * self.nodes + node) += 1,
             What::Forwarded => *slot(&mut self.forwards, slice(now)) += 1,
             What::Finished => self.on_finished(world, seen),
-            What::Started | What::Thawed => self.deaf_until[node] = now,
+            What::Started | What::Thawed => {
+                self.deaf_until[node] = now;
+                if seen.what == What::Started {
+                    self.broke[node * self.nodes..][..self.nodes].fill(None);
+                }
+            }
+            What::Broke => *self.broke(seen) = Some(now),
+            What::Accepted | What::Refused | What::Answered | What::PingEnded if !is_lost_ping(seen) => {
+                *self.broke(seen) = None;
+            }
             What::Ready if self.first_fault <= now => self.joined.push((node, now)),
             What::FaultBegan => {
                 let planned = usize::try_from(seen.value).ok().and_then(|index| world.plan().faults.get(index));
@@ -75,6 +88,15 @@ impl History {
             }
             _ => {}
         }
+    }
+
+    fn broke(&mut self, seen: &Seen) -> &mut Option<MonoTime> {
+        &mut self.broke[seen.node as usize * self.nodes + seen.other as usize]
+    }
+
+    /// When the node found out for itself that the other one is gone, which ended at `gone`; `None` when it did not.
+    pub(super) fn found_out(&self, seen: &Seen, gone: MonoTime) -> Option<MonoTime> {
+        self.broke[seen.node as usize * self.nodes + seen.other as usize].filter(|&broke| gone <= broke)
     }
 
     fn on_finished(&mut self, world: &World, seen: &Seen) {
@@ -110,6 +132,10 @@ impl History {
         };
         self.gossip_hurt.is_some_and(|hurt| now < hurt + Micros::from_ms(2000)) || (now < plan.heal_at && lasts(now))
     }
+}
+
+fn is_lost_ping(seen: &Seen) -> bool {
+    seen.what == What::PingEnded && seen.value == 0
 }
 
 /// Number of the slice of `at`.

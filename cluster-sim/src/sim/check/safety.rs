@@ -4,6 +4,7 @@
 
 use shoal_core::time::Micros;
 
+use super::super::gossip::GossipRules;
 use super::super::plan::{DeviceFault, Fault, Membership};
 use super::super::seen::{Ended, Seen, What};
 use super::super::world::{Request, World};
@@ -150,18 +151,50 @@ fn stood_still(world: &World, request: &Request) -> bool {
     })
 }
 
-/// I8: one second after a process ended, at the usual pace of gossip, nobody offers it work.
+/// I8: one second after a process ended, at the usual pace of gossip, nobody offers it work; and nobody does again whose
+/// own connection with it broke.
 ///
-/// Excused: who just started or stood still itself, and everybody while gossip is hurt.
+/// Excused from the second: who just started or stood still itself, and everybody while gossip is hurt. Nothing excuses
+/// who found out for itself.
+///
+/// A node whose gossip did not call the dead one dead yet has a few rounds more: see [`detector_limit`].
 fn i8_the_dead_get_nothing(world: &World, history: &History, seen: &Seen) -> Result<(), Broken> {
     let Some(gone) = world.gone_since(seen.other as usize) else { return Ok(()) };
     let since = world.now().since(gone);
+    if let Some(broke) = history.found_out(seen, gone) {
+        let what =
+            format!("node {} was offered work, {:?} after the connection broke", seen.other, since - broke.since(gone));
+        return Err(Broken::of_request("I8", world, seen.node, seen.request, what));
+    }
     let Membership::Gossip { rules, .. } = world.plan().membership else { return Ok(()) };
-    if since <= rules.interval.times(DEAD_AFTER_ROUNDS) || is_deaf(world, history, seen) {
+    let limit = rules.interval.times(DEAD_AFTER_ROUNDS);
+    let limit = if is_called_alive(world, seen) { limit.max(detector_limit(&rules)) } else { limit };
+    if since <= limit || is_deaf(world, history, seen) {
         return Ok(());
     }
     let what = format!("node {} was offered work {since:?} after it ended", seen.other);
     Err(Broken::of_request("I8", world, seen.node, seen.request, what))
+}
+
+/// When chitchat calls a process dead at the latest, from its end on, while gossip itself is well.
+///
+/// It waits phi times the mean interval between heartbeats. That is about half a round among a few nodes that know each
+/// other for long, but a whole round where its window is young (it begins with the interval of the setting), or still
+/// holds what a fault that is over made long, or chance and a few lost datagrams did. Beside that a last heartbeat goes
+/// from node to node for a round, or comes out of the sockets of a process that stood still; the end of a round judges;
+/// the node looks a moment later. No decision of a node that had nothing to do with the dead one can be sooner.
+fn detector_limit(rules: &GossipRules) -> Micros {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a cast of a float saturates")]
+    let waits = (rules.interval.get() as f64 * rules.phi_threshold) as u64;
+    Micros::new(waits) + rules.interval.times(3)
+}
+
+/// Whether what the node was told last by its own gossip is that the other one lives.
+fn is_called_alive(world: &World, seen: &Seen) -> bool {
+    let (observer, other) = (seen.node as usize, seen.other as usize);
+    world.machine(observer).is_some_and(|(machine, now)| {
+        machine.peers(now).any(|peer| world.is_named(other, &peer.facts.id) && peer.facts.alive)
+    })
 }
 
 /// I9: half a second after a process was told to leave, at the usual pace of gossip, nobody offers it work.

@@ -153,6 +153,16 @@ impl World {
         }
     }
 
+    /// A process starts where the host of the one before was gone without a word: it answers whatever still comes on
+    /// the old connections with a reset. That is at the next ping; here, at once.
+    pub(super) fn reset_connections(&mut self, node: usize) {
+        for other in 0..self.seats.len() {
+            if self.net.connects(other, node) {
+                self.disconnect(other, node);
+            }
+        }
+    }
+
     /// What waited in cuts that healed goes on.
     pub(super) fn unpark(&mut self) {
         let parked = std::mem::take(&mut self.parked);

@@ -154,7 +154,7 @@ impl World {
         let fact = |known: &Known| PeerFacts {
             id: self.seats[known.node].id.clone(),
             boot: BootId(known.announced.boot),
-            alive: known.alive,
+            alive: known.alive || self.saboteur.hides_dead(),
             standing: known.announced.standing,
             serves: true,
             weight: self.plan.role(known.node).weight,

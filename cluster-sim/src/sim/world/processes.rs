@@ -36,6 +36,7 @@ impl World {
         });
         seat.direct.fill(None);
         seat.ready_told.clear();
+        self.reset_connections(node);
         self.see(What::Started, node, node, Key::NONE, boot);
         self.gossip.start(node, boot);
         self.after(self.plan.loading, Event::Loaded { node, boot });

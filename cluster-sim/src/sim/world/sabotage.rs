@@ -66,6 +66,10 @@ impl Saboteur {
         self.is(Sabotage::HideJoined)
     }
 
+    pub(super) fn hides_dead(&self) -> bool {
+        self.is(Sabotage::HideDead)
+    }
+
     pub(super) fn hides_draining(&self) -> bool {
         self.is(Sabotage::HideDraining)
     }

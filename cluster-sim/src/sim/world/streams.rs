@@ -249,10 +249,10 @@ impl World {
         if let Some(asked) = self.requests.get_mut(request) {
             asked.troubled = true;
         }
-        self.see(What::Broke, origin, target, request, u64::from(attempt.0));
         if self.saboteur.ignores_breaks() {
             return;
         }
+        self.see(What::Broke, origin, target, request, u64::from(attempt.0));
         let peer = self.seats[target].id.clone();
         self.set_unplaced(request, true);
         self.feed(origin, Input::Broke { job, attempt, peer });

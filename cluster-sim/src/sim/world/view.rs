@@ -2,6 +2,7 @@
 //!
 //! Part of `world`, for `run`, `check` and `report`. Nothing here changes anything.
 
+use shoal_core::id::NodeId;
 use shoal_core::node::Node;
 use shoal_core::time::MonoTime;
 
@@ -59,6 +60,12 @@ impl World {
     pub fn machine(&self, node: usize) -> Option<(&Node, MonoTime)> {
         let now = self.local(node);
         self.seats[node].process.as_ref().map(|process| (&process.node, now))
+    }
+
+    /// Whether `id` is the name of `node`.
+    #[must_use]
+    pub fn is_named(&self, node: usize, id: &NodeId) -> bool {
+        self.seats[node].id == *id
     }
 
     /// Since when `node` has had no process; `None` when it has one or never had one.

@@ -159,7 +159,10 @@ impl Node {
     ) {
         let running = self.end_batch(now, batch);
         assert_eq!(running.rows.len(), verdicts.len(), "a batch has one verdict a row");
-        self.learn_cost(now, running.units, took);
+        // What was measured while this whole process stood still says nothing of its device.
+        if !self.in_doubt(now) {
+            self.learn_cost(now, running.units, took);
+        }
         let was_alone = running.rows.len() == 1;
         for (pulled, verdict) in running.rows.into_iter().zip(verdicts) {
             match verdict {

@@ -211,10 +211,15 @@ impl Node {
 
     /// What errors of this node's own model add, by the measure that is used for peers; where nobody else could do the
     /// job they add nothing.
+    ///
+    /// The margin that a peer has to beat counts as part of doing the job again: it is there to save the way, and a job
+    /// that fails here takes the way after all. Without it a node that fails everything, far from its peers, would try
+    /// each job first until its retry budget is spent.
     fn charge_own_errors(&self, now: MonoTime, seats: &mut [Seat]) {
-        let Some(away) = seats.iter().filter(|seat| !seat.here).map(|seat| seat.completion).min() else { return };
+        let Some(away) = seats.iter().filter(|seat| !seat.here).min_by_key(|seat| seat.completion) else { return };
+        let (away, margin) = (away.completion, self.rules.route.margin_min.max(away.rtt.times(2)));
         if let Some(own) = seats.iter_mut().find(|seat| seat.here && self.rules.peers.count_errors) {
-            own.completion += self.own_errors.cost_of_errors(now, away.max(own.completion));
+            own.completion += self.own_errors.cost_of_errors(now, away.max(own.completion) + margin);
         }
     }
 

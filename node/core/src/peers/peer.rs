@@ -161,6 +161,12 @@ impl Peer {
         self.dead_since.is_some_and(since)
     }
 
+    /// Gossip called it dead after it was alive, and no word of its own says otherwise. (Whom gossip knows by name only
+    /// it calls dead too, until it hears the first heartbeat.)
+    pub(super) fn is_back_by_hearsay(&self, now: MonoTime) -> bool {
+        self.was_alive && self.dead_since.is_some() && !self.answers_unheard(now)
+    }
+
     /// It spoke a moment ago, and nothing was wrong with it before this very moment.
     pub(super) fn lives(&self, now: MonoTime) -> bool {
         let was_well = self.gate.passes() || self.shut_at == Some(now);

@@ -368,7 +368,10 @@ fn when_gossip_calls_most_peers_dead_whoever_answers_pings_is_used() {
     stage.tick(3300);
     assert_eq!(stage.names(), ["c"], "an old word proves nothing");
     stage.members(["a", "b", "c"].map(|name| facts(name, 1)).into());
-    assert_eq!((stage.names().len(), stage.tick(3400)), (3, vec![]));
+    assert_eq!((stage.names(), stage.tick(3400)), (vec!["c".to_owned()], vec!["a".to_owned(), "b".to_owned()]));
+    stage.word("a", None);
+    stage.word("b", None);
+    assert_eq!((stage.names().len(), stage.tick(3500)), (3, vec![]), "back by direct contact");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 use shoal_core::id::{Attempt, BatchId, BootId, JobId};
 use shoal_core::load::Report;
-use shoal_core::node::RowVerdict::Failed;
+use shoal_core::node::RowVerdict::{Done, Failed};
 use shoal_core::node::{Effect, Input, Outcome, Refusal, Verdict};
 use shoal_core::peers::{PeerFacts, Word};
 use shoal_core::time::Micros;
@@ -34,6 +34,36 @@ fn a_node_whose_own_model_fails_hands_its_callers_on() {
         failed += effects.iter().filter(is_error).count();
     }
     assert_eq!((failed, ran), (0, 1), "errors told, and jobs that ran here");
+}
+
+#[test]
+fn a_node_whose_own_model_fails_at_once_hands_its_callers_on_however_far_the_peers_are() {
+    let rtt = Micros::from_ms(30);
+    let mut stage = Stage::ready(&[peer("a", 0), peer("b", 0)]);
+    for round in 1..=60 {
+        for name in ["a", "b"] {
+            let word = Word { report: Some(report(1 + round, 0)), rtt: Some(rtt) };
+            stage.feed(1, Input::Heard { peer: id(name), word });
+        }
+    }
+    let (mut failed, mut ran) = (0, 0);
+    for job in 1..=500u64 {
+        let (at_ms, is_well) = (job * 20, job <= 200);
+        let mut effects = stage.feed(at_ms, caller(job));
+        if effects.iter().any(|effect| matches!(effect, Effect::Run { .. })) {
+            ran += 1;
+            let ends = if is_well { batch_done(ran, &[Done]) } else { batch_failed(ran) };
+            effects = stage.feed(at_ms + 10, ends);
+        }
+        if let Some((job, attempt, peer)) = forwarded(&effects) {
+            stage.feed(at_ms + 19, answered(job, attempt, &peer, Verdict::Done));
+        }
+        let is_error = |effect: &&Effect| matches!(effect, Effect::Finish { outcome: Outcome::EngineFailed(_), .. });
+        failed += effects.iter().filter(is_error).count();
+    }
+    // It worked for long, so that its breaker is far from a pause; and 60 ms of margin are six times the work.
+    let failing = ran - 200;
+    assert!(failed == 0 && failing < 10, "{failed} errors told, {failing} failing jobs ran here");
 }
 
 #[test]

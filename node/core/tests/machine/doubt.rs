@@ -2,9 +2,10 @@
 //!
 //! Part of the tests of the machine.
 
-use shoal_core::id::BootId;
+use shoal_core::id::{BatchId, BootId};
 use shoal_core::lifecycle::Standing;
 use shoal_core::load::Report;
+use shoal_core::node::RowVerdict::Done;
 use shoal_core::node::{Effect, Input, PulseRules, Rules};
 use shoal_core::peers::PeerFacts;
 use shoal_core::time::Micros;
@@ -43,6 +44,20 @@ fn a_node_that_stood_still_blames_nobody_for_what_it_did_not_hear() {
     let after = woken.play(&[(5200, Input::Tick, &[]), (5300, Input::Tick, &[]), (5400, Input::Tick, &[])]);
     let after = after.play(&[(5500, Input::Tick, &[]), (5501, caller(3), &[])]);
     assert_eq!(after.node.gauges(ms(5501)).forwards, 2, "what gossip still says then is believed");
+}
+
+#[test]
+fn a_batch_that_ran_while_this_node_stood_still_teaches_nothing_about_its_device() {
+    for (ticks, believed) in [(false, true), (true, false)] {
+        let mut stage = ready_with(with_pulse(), &[]);
+        let before = stage.node.report(ms(0)).cost;
+        stage.feed(0, caller(1));
+        // A device that hangs lets its process tick.
+        (1..30).filter(|_| ticks).for_each(|tick| drop(stage.feed(tick * 100, Input::Tick)));
+        let took = Micros::from_ms(3000);
+        stage.feed(3000, Input::BatchDone { batch: BatchId(1), took, rows: vec![Done] });
+        assert_eq!(stage.node.report(ms(3000)).cost == before, believed, "ticks: {ticks}");
+    }
 }
 
 #[test]
@@ -120,6 +135,42 @@ fn whoever_gossip_calls_dead_with_most_others_is_pinged_again_and_again() {
         assert!((6..=8).contains(&pings), "{pings} pings, in doubt: {in_doubt}");
         assert_eq!((stage.node.panics(), count(&stage, "panicked")), (true, 1));
     }
+}
+
+#[test]
+fn the_dead_come_back_by_direct_contact_and_never_by_hearsay() {
+    let (gone, back) = (|| Input::Membership(vec![dead("a")]), || Input::Membership(vec![peer("a", 0)]));
+    let stage = hot(&[peer("a", 0)]).play(&[
+        (10, gone(), &[]),
+        (20, back(), &[]),
+        (21, caller(1), &[]),
+        (22, Input::Tick, &["ping a"]),
+        (23, caller(2), &[]),
+        // What gossip repeats changes nothing.
+        (24, back(), &[]),
+        (25, Input::PingFailed { peer: id("a") }, &[]),
+        (26, back(), &[]),
+        (27, caller(3), &[]),
+        (1026, Input::Tick, &["ping a"]),
+    ]);
+    assert_eq!(stage.gauges().forwards, 0);
+    let mut stage = stage;
+    stage.feed(1027, heard("a", report(2, 0)));
+    assert_eq!(stage.where_they_go(1028, 4..=4), [Some("a".to_owned())]);
+    // Who spoke while gossip called it dead needs no ping.
+    let mut stage = hot(&[peer("a", 0)]);
+    stage.feed(10, gone());
+    stage.feed(20, heard("a", report(2, 0)));
+    stage.feed(30, back());
+    assert_eq!(stage.where_they_go(31, 1..=1), [Some("a".to_owned())]);
+}
+
+#[test]
+fn whom_gossip_first_knows_by_name_only_gets_work_as_soon_as_it_is_alive() {
+    let mut stage = hot(&[dead("a")]);
+    stage.feed(10, Input::Membership(vec![peer("a", 0)]));
+    assert_eq!(stage.where_they_go(11, 1..=1), [Some("a".to_owned())]);
+    assert_eq!(stage.feed(100, Input::Tick), []);
 }
 
 #[test]
