@@ -12,6 +12,9 @@ use crate::time::{Micros, MonoTime};
 
 /// Seconds that are remembered.
 const SECONDS: usize = 10;
+/// Without a newer outcome, errors count for nothing after this time, and for part of themselves before. Whoever fails
+/// everything gets nothing, and so would have no way to show that it is well again.
+const FADE: Micros = Micros::from_ms(5000);
 
 /// When a peer's errors pause it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +55,8 @@ pub struct Breaker {
     seconds: [Second; SECONDS],
     /// The newest outcomes, one bit each, an error is 1: a node that was well for long and fails now shows at once.
     newest: u8,
+    /// When the last of them came.
+    newest_at: MonoTime,
     paused_until: Option<MonoTime>,
     pauses: u8,
 }
@@ -77,7 +82,7 @@ impl Breaker {
         if second.number != number {
             *second = Second { number, ..Second::default() };
         }
-        self.newest = self.newest << 1 | u8::from(error);
+        (self.newest, self.newest_at) = (self.newest << 1 | u8::from(error), now);
         second.answers = second.answers.saturating_add(1);
         second.errors = second.errors.saturating_add(u32::from(error));
         let Some(rules) = rules.filter(|_| error && self.passes(now)) else { return false };
@@ -96,12 +101,14 @@ impl Breaker {
     }
 
     /// Part of the last answers that were errors, as thousandths: of those of ten seconds or of the newest, whichever
-    /// is worse. One error alone is a half.
+    /// is worse. One error alone is a half. Fades while no outcome comes.
     #[must_use]
     pub fn error_permille(&self, now: MonoTime) -> u64 {
         let (answers, errors) = self.counts(now);
         let newest = u64::from(self.newest.count_ones()) * 1000 / u64::from(u8::BITS);
-        if errors == 0 { 0 } else { (errors * 1000 / (answers + 1)).max(newest) }
+        let told = if errors == 0 { 0 } else { (errors * 1000 / (answers + 1)).max(newest) };
+        let left = FADE - now.since(self.newest_at);
+        told * left.get() / FADE.get()
     }
 
     /// What its errors add to the completion of a job there, when doing the job again takes `redo`.
@@ -169,10 +176,18 @@ mod tests {
 
     #[test]
     fn errors_show_before_they_pause() {
+        assert_eq!(run(&[(0, 4, 4)]).0.error_permille(ms(0)), 800);
+        let error = |well_after| run(&[(0, 99, 0), (1, 1, 1), (2, well_after, 0)]).0.error_permille(ms(2));
+        assert_eq!([1, 7, 8, 98].map(error), [125, 125, 9, 5], "one error among many counts while it is new");
+        assert_eq!(run(&[(0, 99, 0), (1, 4, 4)]).0.error_permille(ms(1)), 500, "failing now, well before");
+    }
+
+    #[test]
+    fn errors_fade_while_nothing_new_comes_so_that_whoever_is_well_again_is_tried() {
         let (breaker, _) = run(&[(0, 4, 4)]);
-        assert_eq!((breaker.error_permille(ms(1)), breaker.error_permille(ms(10_000))), (800, 0));
-        let error = |well_after| run(&[(0, 99, 0), (1, 1, 1), (2, well_after, 0)]).0.error_permille(ms(3));
-        assert_eq!([0, 7, 8, 98].map(error), [125, 125, 9, 5], "one error among many counts while it is new");
-        assert_eq!(run(&[(0, 99, 0), (1, 4, 4)]).0.error_permille(ms(3)), 500, "failing now, well before");
+        let left = [0, 1000, 2500, 4999, 5000, 60_000].map(|at| breaker.error_permille(ms(at)));
+        assert_eq!(left, [800, 640, 400, 0, 0, 0]);
+        let (breaker, _) = run(&[(0, 4, 4), (4000, 1, 1)]);
+        assert_eq!(breaker.error_permille(ms(4000)), 833, "another error, and all of them count again");
     }
 }

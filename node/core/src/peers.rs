@@ -409,10 +409,13 @@ impl Peers {
         })
     }
 
-    /// Costs of the peers that may get jobs and said theirs.
-    pub fn costs(&mut self, now: MonoTime) -> impl Iterator<Item = Cost> {
+    /// Costs of the peers that may get jobs and said theirs; of more than `most` such peers that many, from one end of
+    /// the table to the other.
+    pub fn costs(&mut self, now: MonoTime, most: usize) -> impl Iterator<Item = Cost> {
         self.renew_if_stale(now);
-        let reports = self.pool.first.at.iter().filter_map(|&at| self.table[at as usize].load.report());
+        let at = &self.pool.first.at;
+        let step = at.len().div_ceil(most.max(1)).max(1);
+        let reports = at.iter().step_by(step).filter_map(|&at| self.table[at as usize].load.report());
         reports.map(|report| report.cost).filter(|&cost| cost != Cost::default())
     }
 

@@ -129,6 +129,7 @@ impl World {
             .map(|(key, stream)| (key, stream.clone()))
             .collect();
         let dark = self.seats[node].dark;
+        let ends = self.ends_of(node, &all);
         for (key, stream) in all {
             if stream.origin == node {
                 self.close(key);
@@ -136,10 +137,9 @@ impl World {
                     self.tell_to_stop(&stream);
                 }
             } else if !dark {
-                let way = self.net.bytes(node, stream.origin);
                 let event = Event::Broken { stream: key, to: stream.origin };
-                match way {
-                    Some(way) => self.queue.push((self.now + way).max(stream.last + Micros::new(1)), event),
+                match ends[stream.origin] {
+                    Some(at) => self.queue.push(at, event),
                     None => self.parked.push((node, stream.origin, event)),
                 }
             }
@@ -151,6 +151,19 @@ impl World {
                 self.connections[back] += self.connections[back] % 2;
             }
         }
+    }
+
+    /// When each node hears that its connection to the process of `node` ended; `None` where a cut is in between. A
+    /// reset comes after all that was sent before it, and ends all `streams` of the connection at one moment.
+    fn ends_of(&mut self, node: usize, streams: &[(Key, Stream)]) -> Vec<Option<MonoTime>> {
+        let mut ends: Vec<Option<MonoTime>> =
+            (0..self.seats.len()).map(|origin| self.net.bytes(node, origin).map(|way| self.now + way)).collect();
+        for (_, stream) in streams.iter().filter(|(_, stream)| stream.target == node) {
+            if let Some(end) = &mut ends[stream.origin] {
+                *end = (*end).max(stream.last + Micros::new(1));
+            }
+        }
+        ends
     }
 
     /// A process starts where the host of the one before was gone without a word: it answers whatever still comes on

@@ -18,6 +18,8 @@ use crate::time::{Micros, MonoTime};
 
 /// A batch that is about to end is not believed to end at once: it counts as at least this part of what it should take.
 const LEFT_AT_LEAST_ONE_IN: u64 = 8;
+/// More peers than this make the mean no truer.
+const ALIKE_MAX: usize = 64;
 /// Time between two looks at who is as fast as this node.
 const ALIKE_EVERY: Micros = Micros::from_ms(100);
 
@@ -118,7 +120,7 @@ impl Node {
         }
         let units = self.measure_units;
         let time = |cost: Cost| cost.of(units, 1);
-        let fastest = self.peers.costs(now).map(time).min();
+        let fastest = self.peers.costs(now, usize::MAX).map(time).min();
         if fastest.is_some_and(|fastest| fastest.percent(rules.slower_percent) < time(self.cost_here())) {
             self.tally.count(Rule::Measured);
             self.measured = now;
@@ -130,7 +132,7 @@ impl Node {
     pub(super) fn look_who_is_alike(&mut self, now: MonoTime) {
         if self.rules.pool_costs && self.alike_at + ALIKE_EVERY <= now {
             self.alike_at = now;
-            self.alike = self.cost.alike(self.peers.costs(now));
+            self.alike = self.cost.alike(self.peers.costs(now, ALIKE_MAX));
         }
     }
 

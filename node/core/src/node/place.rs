@@ -265,7 +265,7 @@ impl Node {
         let (held_sum, nodes) = (held.jobs + u64::from(self.here), held.nodes + 1);
         for owner in owners {
             let seat = if owner != self.id {
-                let question = self.question(now, id);
+                let question = self.question(now, id, &[]);
                 self.peers.seat(now, &owner, &question)
             } else if self.can_compute() && !self.would_rather_not(now) {
                 Some(self.seat_here(now, id))
@@ -316,10 +316,13 @@ impl Node {
         }
     }
 
-    fn question(&self, now: MonoTime, id: JobId) -> Question {
+    /// What peers are asked about the job. Where this node's own seat is among `seats`, its numbers are not made again.
+    fn question(&self, now: MonoTime, id: JobId, seats: &[Seat]) -> Question {
         let job = &self.jobs[&id];
-        let wait_here = self.wait_here(now);
-        let here = self.can_compute().then(|| self.completion_here(now, job));
+        let own = seats.iter().find(|seat| seat.here);
+        let wait_here = own.map_or_else(|| self.wait_here(now), |own| own.wait);
+        let here = own.map(|own| own.completion);
+        let here = here.or_else(|| self.can_compute().then(|| self.completion_here(now, job)));
         let stretch_here = self.stretch.permille(now);
         Question { units: job.units_sum, wait_here, here, cost_unknown: self.cost_here(), stretch_here }
     }
@@ -346,7 +349,7 @@ impl Node {
 
     /// Appends the peers that may get the job. It is `optional` where this node can do the job itself.
     pub(super) fn seats_away(&mut self, now: MonoTime, id: JobId, take: Take, optional: bool, seats: &mut Vec<Seat>) {
-        let question = self.question(now, id);
+        let question = self.question(now, id, seats);
         let draw = Draw { except: &self.jobs[&id].history.tried, take, optional };
         self.peers.seats(now, &question, draw, seats, (&mut self.prng, &mut self.tally));
     }
