@@ -12,6 +12,15 @@ use super::super::world::World;
 /// Length of a slice of time.
 pub(super) const SLICE: Micros = Micros::from_ms(500);
 
+/// What a node found out about another one for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sign {
+    /// A connection with a job on it broke.
+    Broke(MonoTime),
+    /// A word of the other one came.
+    Heard(MonoTime),
+}
+
 /// Counts over time.
 #[derive(Debug)]
 pub(super) struct History {
@@ -27,9 +36,8 @@ pub(super) struct History {
     first_fault: MonoTime,
     /// For each node since when nothing was wrong with what it knows: it started, or stood still.
     pub(super) deaf_until: Vec<MonoTime>,
-    /// For each node, and each other one, when a connection with a job on it broke last, unless a word came since:
-    /// `node * nodes + other`.
-    broke: Vec<Option<MonoTime>>,
+    /// For each node, and each other one, the last direct sign of it: `node * nodes + other`.
+    signs: Vec<Option<Sign>>,
     /// For each node the times at which it got ready although others had been there before.
     pub(super) joined: Vec<(usize, MonoTime)>,
     /// When gossip was hurt last, and whether it is now.
@@ -49,7 +57,7 @@ impl History {
             waits_after: Vec::new(),
             first_fault,
             deaf_until: vec![MonoTime::START; plan.nodes],
-            broke: vec![None; plan.nodes * plan.nodes],
+            signs: vec![None; plan.nodes * plan.nodes],
             joined: Vec::new(),
             gossip_hurt: None,
             hurting: 0,
@@ -65,12 +73,12 @@ impl History {
             What::Started | What::Thawed => {
                 self.deaf_until[node] = now;
                 if seen.what == What::Started {
-                    self.broke[node * self.nodes..][..self.nodes].fill(None);
+                    self.signs[node * self.nodes..][..self.nodes].fill(None);
                 }
             }
-            What::Broke => *self.broke(seen) = Some(now),
+            What::Broke => self.signs[node * self.nodes + seen.other as usize] = Some(Sign::Broke(now)),
             What::Accepted | What::Refused | What::Answered | What::PingEnded if !is_lost_ping(seen) => {
-                *self.broke(seen) = None;
+                self.signs[node * self.nodes + seen.other as usize] = Some(Sign::Heard(now));
             }
             What::Ready if self.first_fault <= now => self.joined.push((node, now)),
             What::FaultBegan => {
@@ -90,13 +98,24 @@ impl History {
         }
     }
 
-    fn broke(&mut self, seen: &Seen) -> &mut Option<MonoTime> {
-        &mut self.broke[seen.node as usize * self.nodes + seen.other as usize]
+    fn sign(&self, seen: &Seen) -> Option<Sign> {
+        self.signs[seen.node as usize * self.nodes + seen.other as usize]
     }
 
     /// When the node found out for itself that the other one is gone, which ended at `gone`; `None` when it did not.
     pub(super) fn found_out(&self, seen: &Seen, gone: MonoTime) -> Option<MonoTime> {
-        self.broke[seen.node as usize * self.nodes + seen.other as usize].filter(|&broke| gone <= broke)
+        match self.sign(seen) {
+            Some(Sign::Broke(broke)) if gone <= broke => Some(broke),
+            Some(Sign::Broke(_) | Sign::Heard(_)) | None => None,
+        }
+    }
+
+    /// When the last word of the other one came, which ended at `gone`: it may have been under way for long.
+    pub(super) fn last_word(&self, seen: &Seen, gone: MonoTime) -> MonoTime {
+        match self.sign(seen) {
+            Some(Sign::Heard(heard)) => heard.max(gone),
+            Some(Sign::Broke(_)) | None => gone,
+        }
     }
 
     fn on_finished(&mut self, world: &World, seen: &Seen) {

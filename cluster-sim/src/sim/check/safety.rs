@@ -151,8 +151,8 @@ fn stood_still(world: &World, request: &Request) -> bool {
     })
 }
 
-/// I8: one second after a process ended, at the usual pace of gossip, nobody offers it work; and nobody does again whose
-/// own connection with it broke.
+/// I8: one second after a process ended, at the usual pace of gossip, or after the last word of its own that was still
+/// under way, nobody offers it work; and nobody does again whose own connection with it broke.
 ///
 /// Excused from the second: who just started or stood still itself, and everybody while gossip is hurt. Nothing excuses
 /// who found out for itself.
@@ -167,9 +167,14 @@ fn i8_the_dead_get_nothing(world: &World, history: &History, seen: &Seen) -> Res
         return Err(Broken::of_request("I8", world, seen.node, seen.request, what));
     }
     let Membership::Gossip { rules, .. } = world.plan().membership else { return Ok(()) };
-    let limit = rules.interval.times(DEAD_AFTER_ROUNDS);
-    let limit = if is_called_alive(world, seen) { limit.max(detector_limit(&rules)) } else { limit };
-    if since <= limit || is_deaf(world, history, seen) {
+    let told = history.last_word(seen, gone) + rules.interval.times(DEAD_AFTER_ROUNDS);
+    let may_know_at = if is_called_alive(world, seen) {
+        // Who stood still found in its sockets what the dead one had sent, and begins to count from there.
+        told.max(gone.max(history.deaf_until[seen.node as usize]) + detector_limit(&rules))
+    } else {
+        told
+    };
+    if world.now() <= may_know_at || is_deaf(world, history, seen) {
         return Ok(());
     }
     let what = format!("node {} was offered work {since:?} after it ended", seen.other);

@@ -5,6 +5,8 @@
 //! there; whoever gives up first closes the stream. The pings of a sound connection make no events: only what may be
 //! dead is looked at.
 
+use std::collections::BTreeMap;
+
 use shoal_core::node::Input;
 use shoal_core::peers::Word;
 use shoal_core::time::{Micros, MonoTime};
@@ -176,17 +178,17 @@ impl World {
         }
     }
 
-    /// What waited in cuts that healed goes on.
+    /// What waited in cuts that healed goes on, in the order in which it was sent.
     pub(super) fn unpark(&mut self) {
-        let parked = std::mem::take(&mut self.parked);
-        for (from, to, event) in parked {
-            match self.net.bytes(from, to) {
-                Some(way) => {
-                    let late = self.net.resend();
-                    self.after(way + late, event);
-                }
-                None => self.parked.push((from, to, event)),
-            }
+        let mut last: BTreeMap<(usize, usize), MonoTime> = BTreeMap::new();
+        for (from, to, event) in std::mem::take(&mut self.parked) {
+            let Some(way) = self.net.bytes(from, to) else {
+                self.parked.push((from, to, event));
+                continue;
+            };
+            let last = last.entry((from, to)).or_insert(self.now);
+            *last = (self.now + way + self.net.resend()).max(*last + Micros::new(1));
+            self.queue.push(*last, event);
         }
     }
 
