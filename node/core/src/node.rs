@@ -97,6 +97,8 @@ pub struct Node {
     stepped: Option<MonoTime>,
     ticked: Option<MonoTime>,
     lag: Lag,
+    /// When it stood still last.
+    stood_still: Option<MonoTime>,
     /// This node stood still, and until then it calls nobody dead or silent.
     doubt_until: Option<MonoTime>,
     /// Before this moment it does not suspect itself again: a node that is always late would never notice silence.
@@ -183,6 +185,7 @@ impl Node {
             stepped: None,
             ticked: None,
             lag: Lag::default(),
+            stood_still: None,
             doubt_until: None,
             sure_until: MonoTime::START,
             turn,
@@ -217,7 +220,10 @@ impl Node {
                 self.on_refused(now, job, attempt, refusal, effects);
             }
             Input::Broke { job, attempt, peer: _ } => self.on_broke(now, (job, attempt), effects),
-            Input::Heard { peer, word } => self.heard(now, &peer, word),
+            Input::Heard { peer, word } => {
+                self.heard(now, &peer, word);
+                self.place_waiting(now, effects);
+            }
             Input::Called { peer, word } => self.peers.on_called(now, &peer, word, &mut self.tally),
             // Under doubt, who knows whether the peer was silent or this node deaf.
             Input::PingFailed { .. } if self.in_doubt(now) => {}
@@ -258,7 +264,7 @@ impl Node {
             boot: self.boot,
             seq: self.report_seq,
             wait: self.wait_here(now),
-            cost: self.cost_here(),
+            cost: self.cost_told(),
             standing: self.standing(),
             held: self.here,
             slots: self.rules.batch.slots.max(1),
@@ -338,7 +344,12 @@ impl Node {
     }
 
     fn cost_here(&self) -> Cost {
-        self.cost.cost_among(&self.alike).unwrap_or_default()
+        self.alike.cost_of(self.cost_told())
+    }
+
+    /// What this node learned of itself.
+    fn cost_told(&self) -> Cost {
+        self.cost.cost().unwrap_or_default()
     }
 
     /// How much of the device is in use: what the probe says, else what was measured here.

@@ -266,8 +266,9 @@ impl Peers {
     /// What `peer` said last of its wait, if that was a moment ago.
     #[must_use]
     pub fn wait_told(&self, now: MonoTime, peer: &NodeId) -> Option<Micros> {
-        let newest = self.position(peer).and_then(|at| self.table[at].load.newest());
-        newest.filter(|&(_, heard)| now < heard + WORD_HOLDS).map(|(report, _)| report.wait)
+        let load = &self.table[self.position(peer)?].load;
+        let (_, heard) = load.newest()?;
+        load.report().filter(|_| now < heard + WORD_HOLDS).map(|report| report.wait)
     }
 
     /// `peer` gave a whole answer `took` after the job was sent, for which it was expected after `expected`.
@@ -385,6 +386,23 @@ impl Peers {
         self.table.iter().any(|peer| peer.may(now, self.panics))
     }
 
+    /// Whether a peer that might get a job is being asked whether one can get there.
+    #[must_use]
+    pub fn asks(&self, now: MonoTime) -> bool {
+        self.table.iter().any(|peer| peer.is_asked(now, &self.rules.gate))
+    }
+
+    /// Nobody else can do a job: asks the peers that cannot be reached, as far as is known, without waiting for the end of
+    /// their pauses. Returns whether there are any.
+    pub fn ask(&mut self, now: MonoTime) -> bool {
+        let rules = self.rules.gate;
+        for peer in self.table.iter_mut().filter(|peer| peer.may_be_back(now)) {
+            peer.gate = gate::step(now, &rules, peer.gate, Signal::Called, 0);
+            self.due = MonoTime::START;
+        }
+        self.asks(now)
+    }
+
     /// Peers that may get a job now, without backups and those that rest.
     pub fn ready(&mut self, now: MonoTime) -> usize {
         self.renew_if_stale(now);
@@ -395,7 +413,8 @@ impl Peers {
     pub fn seat(&mut self, now: MonoTime, peer: &NodeId, question: &Question) -> Option<Seat> {
         let at = self.position(peer)?;
         let peer = &self.table[at];
-        peer.may(now, self.panics).then(|| peer.seat(now, &self.rules, &self.sums, question))
+        let may = peer.may(now, self.panics) && peer.breaker.passes(now);
+        may.then(|| peer.seat(now, &self.rules, &self.sums, question))
     }
 
     /// What the peers that may get jobs hold together, by their own word.

@@ -162,7 +162,7 @@ impl Node {
         let running = self.end_batch(now, batch);
         assert_eq!(running.rows.len(), verdicts.len(), "a batch has one verdict a row");
         // What was measured while this whole process stood still says nothing of its device.
-        if !self.in_doubt(now) {
+        if self.stood_still.is_none_or(|at| at < running.started) {
             self.learn_cost(now, running.units, took);
         }
         let was_alone = running.rows.len() == 1;

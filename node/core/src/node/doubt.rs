@@ -36,6 +36,7 @@ impl Node {
 
     fn suspect_self(&mut self, now: MonoTime) {
         let Some(pulse) = self.rules.pulse else { return };
+        self.stood_still = Some(now);
         if self.in_doubt(now) || now < self.sure_until {
             return;
         }

@@ -1,7 +1,7 @@
 //! A second placement for a job that is late, while the first one stands.
 //!
 //! Part of the machine in `node`.
-//! Invariants: one a job, within its budget, none while the nodes are busy (extra work would make the others late), and
+//! Invariants: one a job, within its budget, none while whoever would get it is busy (extra work makes others late), and
 //! only where it should be done sooner than it has been waited for; only for callers' jobs that wait, as far as this node
 //! can tell; only under a policy that goes by completion, and never while this node suspects itself.
 //! Source: Dean and Barroso 2013, "The tail at scale".
@@ -93,6 +93,10 @@ impl Node {
         let mut seats = Vec::new();
         let job = &self.jobs[&id];
         if job.flights.iter().any(|flight| self.runs_there(now, flight)) {
+            if !job.late_told {
+                self.blame_for_being_late(now, id);
+                self.jobs.get_mut(&id).expect("only a held job is late").late_told = true;
+            }
             return;
         }
         let here = job.here.is_none() && !job.history.tried_here && self.can_compute() && !self.door.draining();

@@ -38,6 +38,8 @@ pub(super) struct Job {
     pub(super) here: Option<Stay>,
     /// It is on a peer, or on two.
     pub(super) flights: Vec<Flight>,
+    /// It was late, and whoever has it was told so although it was not placed a second time.
+    pub(super) late_told: bool,
     /// It was placed a second time because it was late.
     pub(super) hedged: bool,
     pub(super) explanation: Option<Box<Explanation>>,

@@ -65,6 +65,7 @@ impl Node {
             waited: false,
             here: None,
             flights: Vec::new(),
+            late_told: false,
             hedged: false,
             explanation: explain.then(Box::<Explanation>::default),
         };
@@ -126,7 +127,7 @@ impl Node {
     fn place_callers_job(&mut self, now: MonoTime, id: JobId, cause: Cause, effects: &mut Vec<Effect>) {
         self.mind_heat(now);
         let Some((next, paid)) = self.next(now, id, cause, effects) else { return };
-        if cause == Cause::New && next != Next::OnlyHere && self.place_by_owner(now, id, effects) {
+        if cause == Cause::New && next != Next::OnlyHere && self.place_by_owner(now, id, next, effects) {
             return;
         }
         let deadline = self.jobs[&id].deadline;
@@ -256,7 +257,7 @@ impl Node {
     }
 
     /// Puts a job of a session where its owner is, if that may take it. Returns whether it did.
-    fn place_by_owner(&mut self, now: MonoTime, id: JobId, effects: &mut Vec<Effect>) -> bool {
+    fn place_by_owner(&mut self, now: MonoTime, id: JobId, next: Next, effects: &mut Vec<Effect>) -> bool {
         let job = &self.jobs[&id];
         let (Some(session), deadline) = (job.session, job.deadline) else { return false };
         let tried = &job.history.tried;
@@ -267,7 +268,7 @@ impl Node {
             let seat = if owner != self.id {
                 let question = self.question(now, id, &[]);
                 self.peers.seat(now, &owner, &question)
-            } else if self.can_compute() && !self.would_rather_not(now) {
+            } else if next == Next::Anywhere && !self.would_rather_not(now) {
                 Some(self.seat_here(now, id))
             } else {
                 None
@@ -301,11 +302,13 @@ impl Node {
         self.send_away(now, id, (seat, How { bound, hedge: false }), effects);
     }
 
-    /// A node that was just started knows no peer for some tenths of a second and has no model for some seconds:
-    /// callers that it was resolved to are held for a moment instead of being refused.
+    /// A node that was just started knows no peer for some tenths of a second and has no model for some seconds, and a
+    /// peer may be about to answer whether it is back: callers are held for a moment instead of being refused.
     fn wait_or_give_up(&mut self, now: MonoTime, id: JobId, effects: &mut Vec<Effect>) {
         let job = self.jobs.get_mut(&id).expect("only a held job is placed");
-        if self.engine == EngineState::Starting && now < job.arrived + self.rules.retry.start_hold {
+        let asks = self.peers.asks(now) || (!job.waited && self.peers.ask(now));
+        let may_change = self.engine == EngineState::Starting || asks;
+        if may_change && now < job.arrived + self.rules.retry.start_hold {
             job.waiting = true;
             self.waiting += 1;
             if !std::mem::replace(&mut job.waited, true) {
@@ -324,7 +327,14 @@ impl Node {
         let here = own.map(|own| own.completion);
         let here = here.or_else(|| self.can_compute().then(|| self.completion_here(now, job)));
         let stretch_here = self.stretch.permille(now);
-        Question { units: job.units_sum, wait_here, here, cost_unknown: self.cost_here(), stretch_here }
+        Question {
+            units: job.units_sum,
+            wait_here,
+            here,
+            cost_unknown: self.cost_here(),
+            alike: self.alike,
+            stretch_here,
+        }
     }
 
     /// This node as it offers itself.

@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::breaker::BreakerRules;
-use crate::cost::Cost;
+use crate::cost::{Alike, Cost};
 use crate::gate::{Gate, GateRules};
 use crate::id::{BootId, NodeId};
 use crate::lifecycle::Standing;
@@ -87,6 +87,8 @@ pub struct Question {
     pub here: Option<Micros>,
     /// Cost to assume where it is unknown: this node's own.
     pub cost_unknown: Cost,
+    /// Who is as fast as this node, as far as it can tell.
+    pub alike: Alike,
     /// How far the answers of this node itself stretch, in thousandths.
     pub stretch_here: u64,
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{PeerFacts, PeerRules, Question, Sums, Ticket};
 use crate::breaker::Breaker;
 use crate::cost::Cost;
-use crate::gate::Gate;
+use crate::gate::{Gate, GateRules};
 use crate::lifecycle::Standing;
 use crate::load::{LoadView, Report};
 use crate::route::Seat;
@@ -175,11 +175,27 @@ impl Peer {
 
     pub(super) fn may(&self, now: MonoTime, panics: bool) -> bool {
         let there = self.dead_since.is_none() || (panics && self.answers_unheard(now));
-        there && self.wanted(now) && self.gate.passes() && self.breaker.passes(now)
+        there && self.wanted(now) && self.gate.passes()
     }
 
+    /// It is asked only where nobody else can be: it did not take a job a moment ago, or its errors pause it.
     pub(super) fn rests(&self, now: MonoTime) -> bool {
-        self.rests_until.is_some_and(|until| now < until)
+        self.rests_until.is_some_and(|until| now < until) || !self.breaker.passes(now)
+    }
+
+    /// It would get work if one could get there, and gossip says that it lives.
+    pub(super) fn may_be_back(&self, now: MonoTime) -> bool {
+        !self.gate.passes() && self.dead_since.is_none() && self.wanted(now)
+    }
+
+    /// Whether one can get there is being asked, or about to be.
+    pub(super) fn is_asked(&self, now: MonoTime, rules: &GateRules) -> bool {
+        let asked = match self.gate {
+            Gate::Passing { .. } => false,
+            Gate::Probing { .. } => true,
+            Gate::Blocking { until, .. } => until <= now + rules.ping_limit,
+        };
+        asked && self.may_be_back(now)
     }
 
     /// How much of its share it gets, in percent: less while it has just started.
@@ -225,7 +241,7 @@ impl Peer {
     pub(super) fn seat(&self, now: MonoTime, rules: &PeerRules, sums: &Sums, question: &Question) -> Seat {
         let report = self.load.report();
         let told_cost = report.map(|report| report.cost).filter(|&cost| cost != Cost::default());
-        let cost = told_cost.unwrap_or(question.cost_unknown);
+        let cost = told_cost.map_or(question.cost_unknown, |told| question.alike.cost_of(told));
         let slots = report.map_or(1, |report| report.slots);
         let wait = self.load.wait(sums.wait_mean(question.wait_here));
         let sent = if rules.load.count_sent { self.units_unacknowledged + self.units_unreported } else { 0 };

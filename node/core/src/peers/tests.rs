@@ -3,6 +3,7 @@
 //! Part of `peers`. What the node makes of it is tested in `node/core/tests/machine`.
 
 use super::*;
+use crate::cost::Alike;
 use crate::lifecycle::Standing;
 
 fn id(text: &str) -> NodeId {
@@ -107,7 +108,14 @@ impl Stage {
 
     fn question() -> Question {
         let cost_unknown = Cost { fixed: Micros::ZERO, per_unit_ns: 7_000_000 };
-        Question { units: 5, wait_here: Micros::from_ms(30), here: None, cost_unknown, stretch_here: 1000 }
+        Question {
+            units: 5,
+            wait_here: Micros::from_ms(30),
+            here: None,
+            cost_unknown,
+            alike: Alike::default(),
+            stretch_here: 1000,
+        }
     }
 
     fn seats(&mut self, except: &[NodeId], take: Take, optional: bool) -> Vec<Seat> {
@@ -291,6 +299,10 @@ fn a_peer_whose_errors_are_its_own_is_less_attractive_and_then_paused() {
     assert_eq!(seen, [15, 15 + 100], "one error of one answer, a half, costs the completion here");
     (0..18).for_each(|_| stage.blame("a"));
     assert_eq!((stage.names(), stage.tally.of(Rule::BreakerPaused)), (vec!["b".to_owned()], 1));
+    stage.members(vec![facts("a", 1)]);
+    assert_eq!(stage.names(), ["a"], "where nobody else can do it, errors are no reason to fail for certain");
+    stage.members(vec![facts("a", 1), facts("b", 1)]);
+    assert_eq!(stage.names(), ["b"]);
     stage.tick(5000);
     assert_eq!(stage.names().len(), 2, "a pause ends by itself");
 }

@@ -48,15 +48,15 @@ fn a_node_that_stood_still_blames_nobody_for_what_it_did_not_hear() {
 
 #[test]
 fn a_batch_that_ran_while_this_node_stood_still_teaches_nothing_about_its_device() {
-    for (ticks, believed) in [(false, true), (true, false)] {
+    // A device that hangs lets its process tick, and one may go on for long after its process woke.
+    for (ticks, believed) in [(0..0, true), (1..39, false), (30..39, true)] {
         let mut stage = ready_with(with_pulse(), &[]);
         let before = stage.node.report(ms(0)).cost;
         stage.feed(0, caller(1));
-        // A device that hangs lets its process tick.
-        (1..30).filter(|_| ticks).for_each(|tick| drop(stage.feed(tick * 100, Input::Tick)));
-        let took = Micros::from_ms(3000);
-        stage.feed(3000, Input::BatchDone { batch: BatchId(1), took, rows: vec![Done] });
-        assert_eq!(stage.node.report(ms(3000)).cost == before, believed, "ticks: {ticks}");
+        ticks.clone().for_each(|tick| drop(stage.feed(tick * 100, Input::Tick)));
+        let took = Micros::from_ms(3900);
+        stage.feed(3900, Input::BatchDone { batch: BatchId(1), took, rows: vec![Done] });
+        assert_eq!(stage.node.report(ms(3900)).cost == before, believed, "ticks: {ticks:?}");
     }
 }
 
@@ -163,6 +163,42 @@ fn the_dead_come_back_by_direct_contact_and_never_by_hearsay() {
     stage.feed(20, heard("a", report(2, 0)));
     stage.feed(30, back());
     assert_eq!(stage.where_they_go(31, 1..=1), [Some("a".to_owned())]);
+}
+
+#[test]
+fn a_door_whose_peers_are_all_said_to_be_back_holds_its_callers_until_one_answers() {
+    let mut rules = plain_rules();
+    rules.own.weight = 0;
+    let back = |answer: &[Line<'_>]| {
+        ready_with(rules.clone(), &[peer("a", 0), peer("b", 0)])
+            .play(&[
+                (10, Input::Membership(vec![dead("a"), dead("b")]), &[]),
+                (20, Input::Membership(vec![peer("a", 0), peer("b", 0)]), &[]),
+                (21, caller(1), &[]),
+                (22, Input::Tick, &["ping a", "ping b"]),
+            ])
+            .play(answer)
+    };
+    back(&[(25, heard("b", report(2, 0)), &["forward 1#1 to b"])]);
+    let nobody = |name| Input::PingFailed { peer: id(name) };
+    back(&[(25, nobody("a"), &[]), (26, nobody("b"), &[]), (27, Input::Tick, &["finish 1: unavailable after 0"])]);
+}
+
+#[test]
+fn a_job_that_nobody_else_can_do_does_not_wait_for_the_end_of_a_pause() {
+    let mut rules = plain_rules();
+    rules.own.weight = 0;
+    let paused = || {
+        let stage = ready_with(rules.clone(), &[peer("a", 0)]).play(&[
+            (1, caller(1), &["forward 1#1 to a"]),
+            (2, broke(1, 1, "a"), &[]),
+            (10, Input::Tick, &["ping a"]),
+            (11, Input::PingFailed { peer: id("a") }, &[]),
+            (12, Input::Tick, &["finish 1: unavailable after 1"]),
+        ]);
+        stage.play(&[(100, caller(2), &[]), (101, Input::Tick, &[])])
+    };
+    paused().play(&[(501, Input::Tick, &["ping a"]), (502, heard("a", report(2, 0)), &["forward 2#1 to a"])]);
 }
 
 #[test]

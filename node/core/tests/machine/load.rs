@@ -55,7 +55,7 @@ fn each_report_is_newer_than_the_one_before_and_a_draining_node_does_not_want_wo
 }
 
 #[test]
-fn what_a_node_says_of_its_speed_is_averaged_with_peers_that_seem_as_fast() {
+fn a_node_reckons_with_the_mean_of_those_that_seem_as_fast_and_tells_what_it_learned_itself() {
     let of_peer = |name: &str, per_unit_ns| {
         let told = Report { cost: Cost { fixed: Micros::ZERO, per_unit_ns }, ..report(1, 0) };
         PeerFacts { load: Some(told), ..peer(name, 0) }
@@ -69,12 +69,15 @@ fn what_a_node_says_of_its_speed_is_averaged_with_peers_that_seem_as_fast() {
             stage.feed(at_ms, Input::BatchDone { batch: BatchId(at_ms + 1), took, rows: vec![Done] });
         }
         stage.feed(300, Input::Tick);
-        stage.node.report(ms(300)).cost.of(1, 1).get()
+        // A batch of one unit has just begun: what it takes is the wait.
+        stage.feed(300, handed(999, None));
+        (stage.node.report(ms(300)).cost, stage.gauges().wait.get())
     };
-    let (alone, among) = (told(false, [5_000_000; 2]), told(true, [5_000_000; 2]));
+    let ((learned, alone), (said, among)) = (told(false, [5_000_000; 2]), told(true, [5_000_000; 2]));
+    assert_eq!(learned, said);
     assert!(5_800 < alone && among < 5_500, "{alone} {among}");
     // One of them is four times as fast: it does not count.
-    let with_one = told(true, [5_000_000, 1_500_000]);
+    let (_, with_one) = told(true, [5_000_000, 1_500_000]);
     assert!(among < with_one && with_one < alone, "{alone} {with_one} {among}");
 }
 
