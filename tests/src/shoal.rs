@@ -71,8 +71,8 @@ impl Shoal {
         Self(plans.into_iter().map(Plan::start).collect())
     }
 
-    /// Waits until every node is ready, sees every other one ready, and may give it work. Returns the time from the first
-    /// to the second.
+    /// Waits until every node is ready, sees every other one ready, and may give it work. Returns the time from the
+    /// first to the second.
     ///
     /// # Panics
     /// They do not get there.

@@ -71,8 +71,8 @@ pub struct Cold {
     pub factor: f64,
     /// for so long after it is ready.
     pub lasts: Micros,
-    /// Its warm-up and its measurements, which are always of one short text, are as slow. Otherwise they are as quick as
-    /// those of a warm process, and promise what real requests do not get.
+    /// Its warm-up and its measurements, which are always of one short text, are as slow. Otherwise they are as quick
+    /// as those of a warm process, and promise what real requests do not get.
     pub shows: bool,
 }
 

@@ -2,8 +2,8 @@
 //!
 //! For `run` and whoever compares runs.
 //! Invariants: counting changes nothing; waits and latencies count from [`super::plan::Plan::measure_from`] on, by the
-//! moment at which a caller came. Latencies are those of all callers; waits leave out callers whose own node stood still,
-//! because what it stood still nobody can shorten, and it would hide all other waits.
+//! moment at which a caller came. Latencies are those of all callers; waits leave out callers whose own node stood
+//! still, because what it stood still nobody can shorten, and it would hide all other waits.
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -20,8 +20,8 @@ const WINDOW_US: u64 = 10_000_000;
 /// Counts of one run, or of several.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// Time above what the work takes alone on an idle device, in microseconds, of requests that were done. Callers whose
-    /// own node stood still are left out.
+    /// Time above what the work takes alone on an idle device, in microseconds, of requests that were done. Callers
+    /// whose own node stood still are left out.
     pub wait: Histogram<u64>,
     /// Time from coming to the answer, in microseconds, of all requests that were done.
     pub latency: Histogram<u64>,

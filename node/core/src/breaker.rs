@@ -12,8 +12,8 @@ use crate::time::{Micros, MonoTime};
 
 /// Seconds that are remembered.
 const SECONDS: usize = 10;
-/// Without a newer outcome, errors count for nothing after this time, and for part of themselves before. Whoever fails
-/// everything gets nothing, and so would have no way to show that it is well again.
+/// While no outcome of either kind comes, errors count for less and less, and for nothing after this time. Whoever
+/// fails everything gets nothing, and so would have no way to show that it is well again.
 const FADE: Micros = Micros::from_ms(5000);
 
 /// When a peer's errors pause it.

@@ -153,9 +153,9 @@ impl CostModel {
 
     /// The idle device took `took` for `units`, asked because this node seemed slow.
     ///
-    /// What differs then is the device's speed, so both terms change in one ratio; nothing about it is chance, so that it
+    /// What differs then is the device's speed, so both terms change in one ratio; nothing about it is chance, so it
     /// counts like a batch after a long pause. Only a quicker one counts: a small batch says nothing about the shape, so
-    /// where all batches were large it seems to take too long, and the node would believe itself slower with every look.
+    /// where all batches were large it seems to take too long, and each look would make the node believe itself slower.
     pub fn on_measured(&mut self, units: u64, took: Micros) {
         let believed = self.line().map_or(0.0, |(slope, fixed)| fixed + slope * units.clamp(1, 1 << 40) as f64);
         if believed <= 0.0 {
@@ -197,7 +197,8 @@ impl CostModel {
         Some(Cost { fixed: Micros::new(to_u64(fixed)), per_unit_ns: to_u64(slope * 1000.0) })
     }
 
-    /// Which of `others`, by what they say of themselves, cannot be told from this node. Nobody, where too little is known.
+    /// Which of `others`, by what they say of themselves, cannot be told from this node. Nobody, where too little is
+    /// known.
     pub fn alike(&self, others: impl Iterator<Item = Cost>) -> Alike {
         if self.batches < KNOWN_AFTER {
             return Alike::default();

@@ -131,6 +131,7 @@ impl Peers {
     }
 
     /// Takes over what gossip says. Peers that it does not name are forgotten; a new run of a process starts afresh.
+    ///
     /// A run that was called dead comes back by direct contact only: a node that stood still spreads heartbeats that it
     /// found in its sockets, of processes that are long gone. While gossip still names the run before, the newest run of
     /// a peer counts. With `doubt`, because this node itself stood still, nobody is called dead who was alive before.
@@ -392,8 +393,8 @@ impl Peers {
         self.table.iter().any(|peer| peer.is_asked(now, &self.rules.gate))
     }
 
-    /// Nobody else can do a job: asks the peers that cannot be reached, as far as is known, without waiting for the end of
-    /// their pauses. Returns whether there are any.
+    /// Nobody else can do a job: asks the peers that cannot be reached, as far as is known, without waiting for the end
+    /// of their pauses. Returns whether there are any.
     pub fn ask(&mut self, now: MonoTime) -> bool {
         let rules = self.rules.gate;
         for peer in self.table.iter_mut().filter(|peer| peer.may_be_back(now)) {

@@ -323,7 +323,8 @@ sections! {
         percent: u32 = 2, Rule::Whole { min: 0, max: 10 };
         /// None before it took so long.
         after_ms_min: u32 = 10, Rule::Whole { min: 1, max: 60_000 };
-        /// None while more than this part of the devices is in use: extra work would make the others late.
+        /// None while more than this part of the other nodes' devices is in use (for one that would run on this node,
+        /// of its own): extra work would make others late.
         load_percent_max: u32 = 70, Rule::Whole { min: 0, max: 100 };
     }
 

@@ -20,7 +20,8 @@ const CONVERGED_AFTER_ROUNDS: u64 = 20;
 const JOBS_MIN: u64 = 100;
 /// Part of the requests that may move among equals.
 const MOVES_MAX: f64 = 0.4;
-/// The same where devices run one request at a time, however loaded: who finds its node busy finds most others busy too.
+/// The same where devices run one request at a time, however loaded: who finds its node busy finds most others busy
+/// too.
 const MOVES_OF_SINGLES_MAX: f64 = 0.6;
 /// Deviations that are taken for chance.
 const CHANCE_SIGMAS: f64 = 2.0;
@@ -165,8 +166,8 @@ fn moves_max(plan: &Plan) -> f64 {
 /// L: five seconds after the faults ended, waits are what they were before the first one, with room for chance.
 ///
 /// Only where there was capacity all the time: who was overloaded has a backlog to work off. Requests of which one in a
-/// hundred is twenty times as long give any percentile by chance: where they seem to have waited long, the same requests
-/// come once more to the same shoal, and nothing fails there.
+/// hundred is twenty times as long give any percentile by chance: where they seem to have waited long, the same
+/// requests come once more to the same shoal, and nothing fails there.
 pub(super) fn l_waits_are_short_again(world: &World, history: &History) -> Result<(), Broken> {
     let plan = world.plan();
     let too_few = history.waits_before.len() < WAITS_MIN || history.waits_after.len() < WAITS_MIN;
@@ -191,8 +192,8 @@ pub(super) fn l_waits_are_short_again(world: &World, history: &History) -> Resul
     Err(Broken::of_node("L", world, 0, what))
 }
 
-/// The 99th percentile, or what it would be if chance had moved so many waits more (or fewer, below zero) above it as are
-/// `sigmas` deviations: of a few hundred waits only a few decide.
+/// The 99th percentile, or what it would be if chance had moved so many waits more (or fewer, below zero) above it as
+/// are `sigmas` deviations: of a few hundred waits only a few decide.
 fn p99(waits: &[u64], sigmas: f64) -> u64 {
     let mut sorted = waits.to_vec();
     sorted.sort_unstable();

@@ -1,9 +1,9 @@
 //! A second placement for a job that is late, while the first one stands.
 //!
 //! Part of the machine in `node`.
-//! Invariants: one a job, within its budget, none while whoever would get it is busy (extra work makes others late), and
-//! only where it should be done sooner than it has been waited for; only for callers' jobs that wait, as far as this node
-//! can tell; only under a policy that goes by completion, and never while this node suspects itself.
+//! Invariants: one a job, within its budget, none while whoever would get it is busy (that would make others late), and
+//! only where it should be done sooner than it has been waited for; only for callers' jobs that wait, as far as this
+//! node can tell; only under a policy that goes by completion, and never while this node suspects itself.
 //! Source: Dean and Barroso 2013, "The tail at scale".
 
 use serde::{Deserialize, Serialize};

@@ -114,7 +114,7 @@ pub struct HedgeRules {
     pub quantile_permille: u32,
     /// Never before so long.
     pub after_min: Micros,
-    /// Not while more than this part of the devices is in use.
+    /// Not while more than this part of the other nodes' devices is in use; of this one's, where it would run here.
     pub load_max: Share,
 }
 
