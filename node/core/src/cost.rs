@@ -154,7 +154,7 @@ impl CostModel {
     /// The idle device took `took` for `units`, asked because this node seemed slow.
     ///
     /// What differs then is the device's speed, so both terms change in one ratio; nothing about it is chance, so it
-    /// counts like a batch after a long pause. Only a quicker one counts: a small batch says nothing about the shape, so
+    /// counts like a batch after a long pause. Only a quicker one counts: a small batch says nothing about the shape;
     /// where all batches were large it seems to take too long, and each look would make the node believe itself slower.
     pub fn on_measured(&mut self, units: u64, took: Micros) {
         let believed = self.line().map_or(0.0, |(slope, fixed)| fixed + slope * units.clamp(1, 1 << 40) as f64);

@@ -133,8 +133,8 @@ impl Peers {
     /// Takes over what gossip says. Peers that it does not name are forgotten; a new run of a process starts afresh.
     ///
     /// A run that was called dead comes back by direct contact only: a node that stood still spreads heartbeats that it
-    /// found in its sockets, of processes that are long gone. While gossip still names the run before, the newest run of
-    /// a peer counts. With `doubt`, because this node itself stood still, nobody is called dead who was alive before.
+    /// found in its sockets, of processes that are long gone. While gossip still names the run before, the newest run
+    /// counts. With `doubt`, because this node itself stood still, nobody is called dead who was alive before.
     pub fn on_membership(&mut self, now: MonoTime, mut members: Vec<PeerFacts>, doubt: bool, tally: &mut Tally) {
         members.sort_by(|one, other| (&one.id, other.boot).cmp(&(&other.id, one.boot)));
         members.dedup_by(|older, newer| older.id == newer.id);
