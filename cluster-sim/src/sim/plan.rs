@@ -138,6 +138,8 @@ pub enum Fault {
     SlowPath(usize, Micros),
     /// A device takes so many times as long.
     SlowDevice(usize, f64),
+    /// What a node answers to its peers leaves it so much later than it is done: its process gets no time to write it.
+    SlowAnswers(usize, Micros),
     /// A device does wrong.
     Device(usize, DeviceFault),
     /// A node says that it is idle and quick.

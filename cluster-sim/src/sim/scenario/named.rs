@@ -35,6 +35,7 @@ scenarios! {
     skew = "one door gets four times as much as another one";
     slow_node = "one node becomes ten times slower and says so";
     slow_path = "the way to one node becomes 60 ms longer";
+    slow_answers = "what one node answers to its peers leaves it 200 ms later than it is done, and it does not know";
     kill = "one process after the other is killed and comes back";
     power_cut = "a host vanishes: no connection is refused or reset";
     drain = "one process after the other is told to leave and is followed by another one";
@@ -120,6 +121,13 @@ fn slow_node(seed: u64, nodes: usize) -> Plan {
 
 fn slow_path(seed: u64, nodes: usize) -> Plan {
     uneven(with_faults(base(seed, nodes, 0.7), &[(8.0, 14.0, Fault::SlowPath(last(nodes), Micros::from_ms(60)))]))
+}
+
+fn slow_answers(seed: u64, nodes: usize) -> Plan {
+    let mut plan = slots(base(seed, nodes, 0.6), Spread::Exponential, 0.6);
+    plan.arrivals.door_weights = vec![3.0];
+    let fault = Fault::SlowAnswers(last(nodes), Micros::from_ms(200));
+    uneven(with_faults(plan, &[(8.0, 14.0, fault)]))
 }
 
 fn kill(seed: u64, nodes: usize) -> Plan {

@@ -25,11 +25,13 @@ pub(super) const CANARY_AFTER: Micros = Micros::from_ms(1000);
 /// Time between two looks at the device.
 pub(super) const PROBE_EVERY: Micros = Micros::from_ms(1000);
 
-/// What is wrong with a device now.
+/// What is wrong with a device now, and with what its node makes of it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Fault {
     pub(super) slow: Option<f64>,
     pub(super) wrong: Option<DeviceFault>,
+    /// Answers to peers leave so much later.
+    pub(super) late: Micros,
 }
 
 /// How much a device worked.

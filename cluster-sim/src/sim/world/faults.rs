@@ -42,6 +42,7 @@ impl World {
             Fault::Loss(permille) => self.net.set_loss(permille),
             Fault::SlowPath(node, extra) => self.net.set_slow(node, extra),
             Fault::SlowDevice(node, factor) => self.seats[node].fault.slow = Some(factor),
+            Fault::SlowAnswers(node, late) => self.seats[node].fault.late = late,
             Fault::Device(node, wrong) => self.break_device(node, wrong),
             Fault::Lie(node) => self.seats[node].claims = Claims::Idle,
             Fault::Babble(node) => self.seats[node].claims = Claims::Absurd,
@@ -62,6 +63,7 @@ impl World {
             Fault::Loss(_) => self.net.set_loss(0),
             Fault::SlowPath(node, _) => self.net.set_slow(node, Micros::ZERO),
             Fault::SlowDevice(node, _) => self.seats[node].fault.slow = None,
+            Fault::SlowAnswers(node, _) => self.seats[node].fault.late = Micros::ZERO,
             Fault::Device(node, _) => self.mend_device(node),
             Fault::Lie(node) | Fault::Babble(node) => self.seats[node].claims = Claims::True,
             fault @ (Fault::Partition(..) | Fault::Mute(..) | Fault::Sever(..)) => {
@@ -90,6 +92,7 @@ impl World {
             if !self.saboteur.keeps_slow() {
                 self.seats[node].fault.slow = None;
             }
+            self.seats[node].fault.late = Micros::ZERO;
             self.seats[node].claims = Claims::True;
             self.mend_device(node);
             self.thaw(node);
@@ -165,6 +168,7 @@ impl Fault {
             | Self::Mute(node, _)
             | Self::SlowPath(node, _)
             | Self::SlowDevice(node, _)
+            | Self::SlowAnswers(node, _)
             | Self::Device(node, _)
             | Self::Lie(node)
             | Self::Babble(node) => Some(node),

@@ -143,11 +143,15 @@ impl World {
         let report = self.told(node, report);
         let Some(sent) = self.streams.get(key) else { return };
         let (origin, kept, last) = (sent.origin, self.now.since(sent.offered_at), sent.last);
+        let late = match says {
+            Says::Answered { .. } => self.seats[node].fault.late,
+            Says::Accepted | Says::Refused(_) => Micros::ZERO,
+        };
         let letter = self.letters.insert(Letter { report, kept, says });
         let event = Event::Reply { stream: key, letter, to: origin };
         match self.net.bytes(node, origin) {
             Some(way) => {
-                let at = (self.now + way).max(last + Micros::new(1));
+                let at = (self.now + way + late).max(last + Micros::new(1));
                 if let Some(sent) = self.streams.get_mut(key) {
                     sent.last = at;
                 }
