@@ -3,8 +3,9 @@
 //!
 //! For `node`, which asks it for seats. One peer is in `peer`, whom to offer in `pool`.
 //! Invariants: everything counted about a peer belongs to one run of its process ([`BootId`]) and goes with it; a peer
-//! that does not serve this model, does not take work, or whose gate or breaker does not pass is never offered; one
-//! that gossip calls dead only in a panic, and then only while it answers pings.
+//! that does not serve this model, does not take work, or whose gate does not pass is never offered; one whose errors
+//! pause it only where nobody else is left; one that gossip calls dead only in a panic, and then only while it answers
+//! pings.
 
 mod facts;
 mod peer;

@@ -16,7 +16,7 @@ pub struct RetryRules {
     pub placements_max: u8,
     /// So many nodes must fail to compute a job before it counts as the request's own fault. At least 1.
     pub engine_failures_max: u8,
-    /// How long a job may wait for a node that starts, when there is no peer to take it.
+    /// How long a job that nobody can take may wait: for a node that starts, or a peer to answer whether it is back.
     pub start_hold: Micros,
 }
 
@@ -46,7 +46,7 @@ pub struct History {
 /// Why a job is placed again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// It is new, or was held for a node that starts.
+    /// It is new, or was held until somebody could take it.
     New,
     /// The node that had it died, fell silent, is leaving, or lost its device. There are as many such jobs as that node
     /// held, so they end by themselves: no budget is charged.

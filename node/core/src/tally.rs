@@ -44,7 +44,7 @@ rules! {
     ShedFull = "shed_full";
     /// A job passed its deadline.
     Expired = "expired";
-    /// A job was held for a node that starts.
+    /// A job was held for a node that starts, or for a peer that is asked whether it is back.
     HeldForStart = "held_for_start";
     /// A job was placed again after a placement that came to nothing.
     PlacedAgain = "placed_again";

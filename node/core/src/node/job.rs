@@ -30,7 +30,7 @@ pub(super) struct Job {
     /// Peers whose model failed on it, and the runs of their processes. Whom to blame is known only when it worked
     /// elsewhere.
     pub(super) failed_at: Vec<(NodeId, Option<Ticket>)>,
-    /// Nowhere: this node starts, and knows no peer yet that can compute.
+    /// Nowhere: this node starts, or a peer is asked whether it is back, and nobody else can compute.
     pub(super) waiting: bool,
     /// It waited so before.
     pub(super) waited: bool,

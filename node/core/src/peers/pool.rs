@@ -22,7 +22,7 @@ const TRIES_MAX: usize = 16;
 pub(super) struct Pool {
     pub(super) first: List,
     pub(super) backups: List,
-    /// They did not take a job a moment ago.
+    /// They did not take a job a moment ago, or their errors pause them.
     pub(super) resting: List,
 }
 
