@@ -57,8 +57,8 @@ bench: release ## Measure uneven load against even load on a local shoal with th
 	$(RELEASE)/cluster-sim bench skew --nodes $(NODES)
 
 .PHONY: drill
-drill: release ## kill -9 one node of a local shoal under load; fails when one request of the others failed
-	$(RELEASE)/cluster-sim drill kill --nodes $(NODES)
+drill: release ## Every drill on a local shoal under load, short; fails when a request failed that should not have
+	$(RELEASE)/cluster-sim drill all
 
 ##@ Help
 .PHONY: prepare

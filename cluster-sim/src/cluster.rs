@@ -41,6 +41,12 @@ pub(crate) struct ClusterPlan {
     /// Engine of every node, as `shoal serve --engine` takes it; `None` = the node's own default.
     pub(crate) engine: Option<String>,
     pub(crate) threads_per_node: usize,
+    /// Settings of every node: names of environment variables and their values.
+    pub(crate) environment: Vec<(String, String)>,
+    /// What the nodes write into their logs, as `shoal serve --log-level` takes it.
+    pub(crate) log_level: String,
+    /// Nodes, counted from 0, that are to be started later.
+    pub(crate) late: Vec<usize>,
     /// Data and logs; `None` = a new directory under the system's place for temporary files.
     pub(crate) directory: Option<PathBuf>,
 }
@@ -123,7 +129,8 @@ impl Cluster {
         let mut nodes = Vec::new();
         for index in 0..ports.len() {
             let command = node_command(plan, &ports, index, &directory)?;
-            nodes.push(NodeProcess::start(command)?);
+            let is_late = plan.late.contains(&index);
+            nodes.push(if is_late { NodeProcess::prepare(command) } else { NodeProcess::start(command)? });
         }
         let clients = ports.iter().map(|node| Client::new(node.api)).collect();
         Ok(Self { nodes, clients, directory, directory_is_ours, started })
@@ -154,12 +161,12 @@ impl Cluster {
         &self.directory
     }
 
-    /// Complains about the first node that has ended, with the end of its log.
+    /// Complains about the first node that has ended unnoticed, with the end of its log.
     ///
     /// # Errors
     /// A node has ended.
     pub(crate) fn ensure_all_run(&mut self) -> Result<()> {
-        for node in &mut self.nodes {
+        for node in self.nodes.iter_mut().filter(|node| node.is_running()) {
             if let Some(status) = node.ended()? {
                 bail!(
                     "{} ended with {}; the end of its log {}:\n{}",
@@ -181,7 +188,7 @@ impl Cluster {
         let all_ended = async {
             // One after the other: all drain at the same time, and the limit is for the slowest.
             let deadline = Instant::now() + DRAIN_LIMIT;
-            for node in &mut self.nodes {
+            for node in self.nodes.iter_mut().filter(|node| node.is_running()) {
                 let left = deadline.saturating_duration_since(Instant::now());
                 // Who is too slow is dealt with below.
                 let _ = node.wait(left).await;
@@ -195,7 +202,7 @@ impl Cluster {
             self.terminate_running();
         }
         let mut ends = Vec::new();
-        for node in &mut self.nodes {
+        for node in self.nodes.iter_mut().filter(|node| node.was_started()) {
             ends.push(end_of(node, limit).await?);
         }
         Ok(Stopped { ends, directory: self.directory, directory_is_ours: self.directory_is_ours })
@@ -240,7 +247,7 @@ fn node_command(plan: &ClusterPlan, ports: &[NodePorts], index: usize, directory
     }
     flag("--data-dir", data.into());
     flag("--threads", plan.threads_per_node.to_string().into());
-    flag("--log-level", "info".into());
+    flag("--log-level", plan.log_level.clone().into());
     if let Some(model) = &plan.model {
         flag("--model", model.into());
     }
@@ -248,7 +255,8 @@ fn node_command(plan: &ClusterPlan, ports: &[NodePorts], index: usize, directory
         flag("--engine", engine.into());
     }
     let log = directory.join(format!("{node_id}.log"));
-    Ok(NodeCommand { node_id, program: plan.shoal.clone(), arguments, api: own.api, log })
+    let (program, environment) = (plan.shoal.clone(), plan.environment.clone());
+    Ok(NodeCommand { node_id, program, arguments, environment, api: own.api, log })
 }
 
 fn make_private_directory(directory: &Path) -> Result<()> {
@@ -282,7 +290,8 @@ mod tests {
                 let node_id = format!("node-{}", index + 1);
                 let log = directory.join(format!("{node_id}.log"));
                 let arguments = vec!["-c".into(), script.into()];
-                NodeProcess::start(NodeCommand { node_id, program: "/bin/sh".into(), arguments, api: own.api, log })
+                let (program, environment) = ("/bin/sh".into(), Vec::new());
+                NodeProcess::start(NodeCommand { node_id, program, arguments, environment, api: own.api, log })
             };
             Self {
                 nodes: scripts.iter().zip(&ports).enumerate().map(start).collect::<Result<_>>().unwrap(),
@@ -305,6 +314,9 @@ mod tests {
             model: None,
             engine: Some("synthetic:1ms".to_owned()),
             threads_per_node: 1,
+            environment: Vec::new(),
+            log_level: "info".to_owned(),
+            late: Vec::new(),
             directory: None,
         };
         let directory = tempfile::tempdir().unwrap();

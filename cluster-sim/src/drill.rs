@@ -1,31 +1,127 @@
 //! `cluster-sim drill`: a fault in a real shoal under load, and a verdict on what its clients saw.
 //!
-//! For `main`. `kill` runs the fault and measures, `judge` turns records into a `judgement`, `watch` reads what the
-//! nodes say meanwhile.
+//! For `main`. A drill is a `scenario`; `stage` carries it out and collects `evidence`, `judge` weighs its `numbers`
+//! and makes a `judgement`. `watch` and `log` read what the nodes say meanwhile.
 
+mod evidence;
 mod judge;
 mod judgement;
-mod kill;
+mod log;
+mod measures;
+mod numbers;
+mod scenario;
+mod stage;
 mod watch;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
-/// Which fault.
-#[derive(Clone, Debug, clap::Subcommand)]
-pub(crate) enum Drill {
-    /// kill -9 a node under load, start it again, and judge
-    Kill(kill::Options),
-    /// SIGTERM a node under load, start it again, and judge: it must drain and exit with 0
-    Term(kill::Options),
+use crate::options::{PlanOptions, private_cluster_name};
+use crate::report::{Progress, Report, remark};
+use judgement::Judgement;
+use scenario::Scenario;
+use stage::Run;
+
+/// Break a real shoal under load and judge what its clients saw
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Names of drills, files that end in .toml, `all`, or `list`
+    #[arg(required = true, value_name = "DRILL")]
+    drills: Vec<String>,
+    /// As long as it takes to prove something: many rounds, and longer waits
+    #[arg(long)]
+    long: bool,
+    /// Rounds, where the drill has rounds [default: what the drill says]
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: Option<u32>,
+    /// Show what depends on the speed of the machine, and do not judge it
+    #[arg(long)]
+    untimed: bool,
+    /// Write every request into this file, one JSON object a line
+    #[arg(long, value_name = "FILE")]
+    records: Option<PathBuf>,
+    /// Seed of arrival times, doors and texts
+    #[arg(long, value_name = "X", default_value_t = 1)]
+    seed: u64,
+    #[command(flatten)]
+    plan: PlanOptions,
 }
 
 /// # Errors
-/// The shoal did not form, or the drill could not be carried out to its end.
-pub(crate) async fn run(drill: Drill) -> Result<ExitCode> {
-    match drill {
-        Drill::Kill(options) => kill::run(options, judge::Fault::Kill).await,
-        Drill::Term(options) => kill::run(options, judge::Fault::Terminate).await,
+/// A shoal did not form, or a drill could not be carried out to its end.
+pub(crate) async fn run(options: Options) -> Result<ExitCode> {
+    let report = Report::new(options.plan.json);
+    if options.drills == ["list"] {
+        for name in scenario::names() {
+            report.line(format_args!("{name:12} {}", scenario::read(name, false)?.about))?;
+        }
+        return Ok(ExitCode::SUCCESS);
     }
+    let names: Vec<String> = match options.drills.as_slice() {
+        [all] if all == "all" => scenario::names().map(str::to_owned).collect(),
+        names => names.to_vec(),
+    };
+    // All of them first: a slip in the last one is told at once and not after an hour.
+    let mut scenarios = Vec::new();
+    for name in &names {
+        let mut scenario = scenario::read(name, options.long)?;
+        scenario.rounds = options.rounds.unwrap_or(scenario.rounds);
+        scenarios.push(scenario);
+    }
+    ensure!(
+        options.plan.data_dir.is_none() || names.len() == 1,
+        "--data-dir is for one drill, because each needs a directory of its own"
+    );
+    ensure!(options.records.is_none() || names.len() == 1, "--records is for one drill");
+    let mut judgements = Vec::new();
+    let mut code = ExitCode::SUCCESS;
+    for (name, scenario) in names.iter().zip(&scenarios) {
+        let judgement = one(&options, name, scenario, report).await?;
+        if !judgement.is_passed() {
+            code = judgement.exit_code();
+        }
+        judgements.push(judgement);
+    }
+    if 1 < judgements.len() {
+        report.line(format_args!("\n{}", judgement::overview(&judgements)))?;
+        // One failure is worse than any number of drills that proved nothing.
+        if judgements.iter().any(Judgement::is_failed) {
+            code = ExitCode::FAILURE;
+        }
+    }
+    Ok(code)
+}
+
+async fn one(options: &Options, name: &str, scenario: &Scenario, report: Report) -> Result<Judgement> {
+    let mut plan = options.plan.plan(scenario.nodes, private_cluster_name(), Some(scenario.engine.clone()))?;
+    plan.environment = scenario.environment();
+    plan.late = scenario.late.iter().map(|&node| usize::from(node) - 1).collect();
+    plan.log_level = log::LOG_LEVEL.to_owned();
+    let file_name =
+        PathBuf::from(name).file_stem().map_or_else(|| name.to_owned(), |stem| stem.to_string_lossy().into());
+    let (long, seed) = (options.long, options.seed);
+    let run = Run { name: file_name, long, seed, formed_limit: options.plan.formed_limit() };
+    report.line(format_args!(
+        "\n{}: {} ({} nodes, engine {}, {:.0} requests/s)",
+        run.name,
+        scenario.about,
+        scenario.nodes,
+        scenario.engine,
+        scenario.rate_per_s()?
+    ))?;
+    let mut progress = Progress::new();
+    let (evidence, stopped) = stage::carry_out(scenario, &plan, &run, &mut progress).await?;
+    if let Some(file) = &options.records {
+        evidence.write_records(file)?;
+    }
+    let judgement = judge::judge(&evidence, &scenario.expect, options.untimed);
+    judgement::show(report, &judgement)?;
+    if judgement.is_passed() {
+        stopped.remove_directory()?;
+    } else {
+        remark(format_args!("data and logs: {}", stopped.directory.display()));
+    }
+    Ok(judgement)
 }

@@ -121,21 +121,40 @@ impl Client {
     /// # Errors
     /// [`CallError`]; an answer with an error status is an answer.
     pub(crate) async fn get(&self, path: &str, limit: Duration) -> Result<Answer, CallError> {
-        self.call(Method::GET, path, Bytes::new(), limit).await
+        self.call(Method::GET, path, Bytes::new(), None, limit).await
     }
 
+    /// Sends JSON; with `deadline_ms` the client tells the server how long it waits.
+    ///
     /// # Errors
     /// As [`Client::get`].
-    pub(crate) async fn post_json(&self, path: &str, body: Bytes, limit: Duration) -> Result<Answer, CallError> {
-        self.call(Method::POST, path, body, limit).await
+    pub(crate) async fn post_json(
+        &self,
+        path: &str,
+        body: Bytes,
+        deadline_ms: Option<u32>,
+        limit: Duration,
+    ) -> Result<Answer, CallError> {
+        self.call(Method::POST, path, body, deadline_ms, limit).await
     }
 
-    async fn call(&self, method: Method, path: &str, body: Bytes, limit: Duration) -> Result<Answer, CallError> {
-        let request = Request::builder()
+    async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        deadline_ms: Option<u32>,
+        limit: Duration,
+    ) -> Result<Answer, CallError> {
+        let mut request = Request::builder()
             .method(method)
             .uri(path)
             .header(HOST, self.address.to_string())
-            .header(CONTENT_TYPE, "application/json")
+            .header(CONTENT_TYPE, "application/json");
+        if let Some(deadline_ms) = deadline_ms {
+            request = request.header("x-deadline-ms", deadline_ms);
+        }
+        let request = request
             .body(Full::new(body))
             .map_err(|error| CallError::Invalid(format!("the request itself: {error}")))?;
         tokio::time::timeout(limit, self.exchange(request)).await.unwrap_or(Err(CallError::TimedOut))

@@ -10,9 +10,9 @@ mod ledger;
 mod request;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow};
 use tokio::runtime::Handle;
@@ -48,6 +48,10 @@ pub(crate) struct LoadPlan {
     pub(crate) seed: u64,
     /// The load stops by itself after this.
     pub(crate) duration_max: Duration,
+    /// How long clients tell the shoal that they wait; `None` = they do not say.
+    pub(crate) deadline_ms: Option<u32>,
+    /// The word that a part of the texts is made to carry by [`Load::set_poison`].
+    pub(crate) poison: Option<&'static str>,
 }
 
 /// A load that runs. Dropped, it stops sending; requests in flight go on to their own end.
@@ -62,8 +66,16 @@ struct Shared {
     doors: Arc<Doors>,
     ledger: Ledger,
     seed: u64,
+    deadline_ms: Option<u32>,
+    poison: Option<&'static str>,
+    /// So many of a thousand texts carry it.
+    poisoned_permille: AtomicU32,
     epoch: Instant,
+    /// The same moment on the clock of logs.
+    epoch_unix: SystemTime,
     stop: AtomicBool,
+    /// How many times the first rate is sent now, as the bits of an `f64`.
+    times: AtomicU64,
     in_flight: Arc<Semaphore>,
 }
 
@@ -78,8 +90,13 @@ impl Load {
             doors,
             ledger,
             seed: plan.seed,
+            deadline_ms: plan.deadline_ms,
+            poison: plan.poison,
+            poisoned_permille: AtomicU32::new(0),
             epoch: Instant::now(),
+            epoch_unix: SystemTime::now(),
             stop: AtomicBool::new(false),
+            times: AtomicU64::new(1f64.to_bits()),
             in_flight: Arc::new(Semaphore::new(IN_FLIGHT_MAX as usize)),
         });
         let arrivals = Arrivals::new(plan.seed, plan.rate_per_s, plan.weights.clone());
@@ -98,6 +115,21 @@ impl Load {
     /// Time since the load started, in the unit of the records.
     pub(crate) fn now_us(&self) -> u64 {
         micros(self.shared.epoch.elapsed())
+    }
+
+    /// Microseconds since 1970 at the start of the load, for what is written in logs.
+    pub(crate) fn epoch_unix_us(&self) -> u64 {
+        micros(self.shared.epoch_unix.duration_since(UNIX_EPOCH).unwrap_or_default())
+    }
+
+    /// From the next request on so many times the rate of the plan.
+    pub(crate) fn set_rate(&self, times: f64) {
+        self.shared.times.store(times.to_bits(), Ordering::Relaxed);
+    }
+
+    /// From the next request on so many of a thousand texts carry the plan's word.
+    pub(crate) fn set_poison(&self, permille: u32) {
+        self.shared.poisoned_permille.store(permille, Ordering::Relaxed);
     }
 
     /// Stops sending and waits for what is in flight.
@@ -126,8 +158,12 @@ impl Drop for Load {
 }
 
 /// Starts each request at its moment, until told to stop or `duration_max` is over.
-fn pace(shared: &Arc<Shared>, arrivals: Arrivals, duration_max: Duration, runtime: &Handle) {
-    for arrival in arrivals.take_while(|arrival| arrival.at < duration_max) {
+fn pace(shared: &Arc<Shared>, mut arrivals: Arrivals, duration_max: Duration, runtime: &Handle) {
+    loop {
+        let arrival = arrivals.next_at(f64::from_bits(shared.times.load(Ordering::Relaxed)));
+        if duration_max <= arrival.at {
+            return;
+        }
         loop {
             if shared.stop.load(Ordering::Relaxed) {
                 return;
@@ -151,6 +187,7 @@ fn pace(shared: &Arc<Shared>, arrivals: Arrivals, duration_max: Duration, runtim
                 intended_us: micros(arrival.at),
                 sent_us,
                 done_us: sent_us,
+                poisoned: false,
                 losses: Vec::new(),
                 outcome: Outcome::Failed {
                     door: arrival.door,
@@ -162,9 +199,16 @@ fn pace(shared: &Arc<Shared>, arrivals: Arrivals, duration_max: Duration, runtim
 }
 
 async fn one_request(shared: &Shared, arrival: Arrival, sent_us: u64) {
-    let text = text_of(shared.seed, arrival.number);
-    let (outcome, losses, vector) = shared.doors.embed(arrival.door, &text, shared.epoch, REQUEST_LIMIT).await;
-    if let (Outcome::Answered(answered), Some(vector)) = (&outcome, vector) {
+    let mut text = text_of(shared.seed, arrival.number);
+    let permille = shared.poisoned_permille.load(Ordering::Relaxed);
+    let poison = shared.poison.filter(|_| is_chosen(arrival.number, permille));
+    if let Some(word) = poison {
+        text.push(' ');
+        text.push_str(word);
+    }
+    let embedded = shared.doors.embed(arrival.door, &text, shared.epoch, shared.deadline_ms, REQUEST_LIMIT).await;
+    let (outcome, losses, vector) = embedded;
+    if let (Outcome::Answered(answered), Some(vector), None) = (&outcome, vector, poison) {
         let eventful = 1 < answered.placements || !losses.is_empty();
         if eventful || arrival.number.is_multiple_of(SAMPLE_EVERY) {
             let sample = Sample { number: arrival.number, served_by: answered.served_by, vector };
@@ -172,8 +216,14 @@ async fn one_request(shared: &Shared, arrival: Arrival, sent_us: u64) {
         }
     }
     let done_us = micros(shared.epoch.elapsed());
-    let intended_us = micros(arrival.at);
-    shared.ledger.add(Record { intended_us, sent_us, done_us, losses, outcome });
+    let (intended_us, poisoned) = (micros(arrival.at), poison.is_some());
+    shared.ledger.add(Record { intended_us, sent_us, done_us, poisoned, losses, outcome });
+}
+
+/// Whether the text of this number is one of so many of a thousand.
+fn is_chosen(number: u64, permille: u32) -> bool {
+    // A multiplicative hash, so that they come at irregular distances.
+    (number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) % 1000 < u64::from(permille)
 }
 
 /// The text of a request: short, and different from every other one of this run and of other seeds.
@@ -200,7 +250,7 @@ pub(crate) async fn check_samples(doors: &Doors, seed: u64, samples: &[Sample]) 
     for sample in samples {
         let door = (sample.served_by + 1) % doors.count();
         let text = text_of(seed, sample.number);
-        let (outcome, _, vector) = doors.embed(door, &text, Instant::now(), REQUEST_LIMIT).await;
+        let (outcome, _, vector) = doors.embed(door, &text, Instant::now(), None, REQUEST_LIMIT).await;
         checked.answers += 1;
         let complaint = match (outcome, vector) {
             (Outcome::Answered(_), Some(vector)) => difference(&sample.vector, &vector),
@@ -240,7 +290,7 @@ mod tests {
     }
 
     fn plan(rate_per_s: f64, duration_max: Duration) -> LoadPlan {
-        LoadPlan { rate_per_s, weights: vec![1.0], seed: 5, duration_max }
+        LoadPlan { rate_per_s, weights: vec![1.0], seed: 5, duration_max, deadline_ms: None, poison: None }
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -37,9 +37,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Up(up::Options),
-    /// Break a real shoal under load and judge what its clients saw
-    #[command(subcommand)]
-    Drill(drill::Drill),
+    Drill(drill::Options),
     /// Measure a real shoal
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -51,7 +49,7 @@ enum Command {
 async fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Up(options) => up::run(options).await,
-        Command::Drill(drill) => unless_interrupted(drill::run(drill)).await,
+        Command::Drill(options) => unless_interrupted(drill::run(options)).await,
         Command::Bench(bench) => unless_interrupted(bench::run(bench)).await,
         Command::Replay(options) => replay::run(&options),
         Command::Explore(options) => unless_interrupted(explore::run(options)).await,

@@ -13,7 +13,7 @@ use crate::cluster::ClusterPlan;
 /// Engine of drills and benchmarks: an item takes 20 ms of one serial device, whatever the machine's speed.
 pub(crate) const DRILL_ENGINE: &str = "synthetic:20ms";
 /// Most requests of one run; their records are kept in memory.
-const REQUESTS_MAX: f64 = 5_000_000.0;
+pub(crate) const REQUESTS_MAX: f64 = 5_000_000.0;
 
 /// How nodes are started.
 #[derive(Clone, Debug, clap::Args)]
@@ -21,12 +21,19 @@ pub(crate) struct NodeOptions {
     /// Node processes to start
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) nodes: u16,
+    #[command(flatten)]
+    pub(crate) how: PlanOptions,
+}
+
+/// How nodes are started, whatever their number.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct PlanOptions {
     /// The node's binary [default: `shoal` beside this program]
     #[arg(long, value_name = "FILE")]
     shoal: Option<PathBuf>,
     /// Directory for data and logs, kept afterwards [default: a new one, removed after a clean end]
     #[arg(long, value_name = "DIR")]
-    data_dir: Option<PathBuf>,
+    pub(crate) data_dir: Option<PathBuf>,
     /// Compute threads of each node [default: the cores divided by the nodes, at least 1]
     #[arg(long, value_name = "T", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads_per_node: Option<u16>,
@@ -40,27 +47,42 @@ pub(crate) struct NodeOptions {
 
 impl NodeOptions {
     pub(crate) fn formed_limit(&self) -> Duration {
+        self.how.formed_limit()
+    }
+
+    /// # Errors
+    /// As [`PlanOptions::plan`].
+    pub(crate) fn plan(&self, cluster: String, base_port: u16, engine: Option<String>) -> Result<ClusterPlan> {
+        Ok(ClusterPlan { base_port, ..self.how.plan(self.nodes, cluster, engine)? })
+    }
+}
+
+impl PlanOptions {
+    pub(crate) fn formed_limit(&self) -> Duration {
         Duration::from_secs(self.formed_limit_s)
     }
 
     /// # Errors
     /// This program's own place cannot be told, so neither can the place of the binary beside it.
-    pub(crate) fn plan(&self, cluster: String, base_port: u16, engine: Option<String>) -> Result<ClusterPlan> {
+    pub(crate) fn plan(&self, nodes: u16, cluster: String, engine: Option<String>) -> Result<ClusterPlan> {
         let shoal = match &self.shoal {
             Some(shoal) => shoal.clone(),
             None => std::env::current_exe().context("looking for `shoal` beside this program")?.with_file_name("shoal"),
         };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads_per_node = self.threads_per_node.map_or(cores / usize::from(self.nodes), usize::from).max(1);
+        let threads_per_node = self.threads_per_node.map_or(cores / usize::from(nodes), usize::from).max(1);
         let directory = self.data_dir.clone();
         Ok(ClusterPlan {
             shoal,
             cluster,
-            nodes: self.nodes,
-            base_port,
+            nodes,
+            base_port: 0,
             model: None,
             engine,
             threads_per_node,
+            environment: Vec::new(),
+            log_level: "info".to_owned(),
+            late: Vec::new(),
             directory,
         })
     }

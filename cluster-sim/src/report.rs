@@ -59,19 +59,25 @@ impl Report {
 #[derive(Debug)]
 pub(crate) struct Progress {
     terminal: bool,
+    silent: bool,
     shown: String,
     shown_at: Option<Instant>,
 }
 
 impl Progress {
     pub(crate) fn new() -> Self {
-        Self { terminal: io::stderr().is_terminal(), shown: String::new(), shown_at: None }
+        Self { terminal: io::stderr().is_terminal(), silent: false, shown: String::new(), shown_at: None }
+    }
+
+    /// Shows nothing, for a wait within something that shows its own.
+    pub(crate) fn silent() -> Self {
+        Self { silent: true, ..Self::new() }
     }
 
     /// Shows `text` if it is not what is shown already. A progress line that cannot be written is no reason to stop.
     pub(crate) fn show(&mut self, text: String) {
         let too_soon = self.shown_at.is_some_and(|at| at.elapsed() < Duration::from_secs(1));
-        if text == self.shown || (too_soon && !self.terminal) {
+        if self.silent || text == self.shown || (too_soon && !self.terminal) {
             return;
         }
         let mut err = io::stderr().lock();

@@ -39,7 +39,7 @@ pub(crate) struct Options {
 /// # Errors
 /// The shoal could not be started or did not form; standard output is closed.
 pub(crate) async fn run(options: Options) -> Result<ExitCode> {
-    let report = Report::new(options.nodes.json);
+    let report = Report::new(options.nodes.how.json);
     let mut signals = Signals::listen()?;
     let mut plan = options.nodes.plan(options.cluster.clone(), options.base_port, options.engine.clone())?;
     plan.model = options.model.clone();

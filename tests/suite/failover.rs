@@ -1,6 +1,8 @@
-//! kill -9 and SIGTERM under load, by the drill that anybody can run: `cluster-sim drill`.
+//! The drills that anybody can run, short: `cluster-sim drill`.
 //!
-//! The numbers are small here; how small the probability of a failure is, only a long run can say.
+//! Each puts a fault into a real shoal under load and has to pass; times are not judged here, because a machine that
+//! builds and tests at the same moment has none to give. How small the probability of a failure is, only a long run
+//! can say.
 
 use std::time::Duration;
 
@@ -12,14 +14,14 @@ use serde_json::{Value, json};
 const LIMIT: Duration = Duration::from_secs(200);
 
 /// Runs a drill that has to pass, and returns its judgement.
-fn drill(arguments: &[&str]) -> Value {
+fn drill(name: &str) -> Value {
     let shoal = binaries().shoal.display().to_string();
-    let arguments: Vec<&str> =
-        ["drill"].iter().chain(arguments).copied().chain(["--json", "--shoal", &shoal]).collect();
+    let arguments = ["drill", name, "--untimed", "--json", "--shoal", &shoal];
     let ended = command::run(&binaries().cluster_sim, &arguments, &[], LIMIT);
     assert_eq!(ended.code, Some(0), "{ended:?}");
     let line = ended.output.lines().last().expect("a drill prints its judgement");
     let judgement: Value = serde_json::from_str(line).expect("a judgement is JSON");
+    assert_nothing_lost(&judgement);
     judgement
 }
 
@@ -32,43 +34,60 @@ fn assert_nothing_lost(judgement: &Value) {
     assert_eq!(judgement["counters_at_rest"], true);
     let number = |name: &str| judgement[name].as_f64().unwrap_or_else(|| panic!("no number {name}"));
     assert!(0.0 < number("forwarded_share"), "nothing was forwarded");
-    assert!(0.1 <= number("victim_share_before_min"), "the victim did no real share of the work");
     assert!(0.0 < number("answers_checked"), "no answer was compared");
     assert!(judgement["placements_per_request"]["max"].as_u64() <= Some(3));
     let ends = judgement["ends"].as_array().expect("every node has an end");
-    assert!(ends.len() == 3 && ends.iter().all(|end| end["clean"] == true), "{ends:?}");
+    assert!(!ends.is_empty() && ends.iter().all(|end| end["clean"] == true), "{ends:?}");
 }
 
-/// For people: what it was like. Never asserted.
-fn times_of(judgement: &Value) -> String {
-    let phase =
-        |name: &str| format!("{name}: p50 {} ms, p99 {} ms", judgement[name]["p50_ms"], judgement[name]["p99_ms"]);
-    format!(
-        "{} requests, {} exposed; {}; {}; last offer to the dead after {} ms, back at work after {} ms",
-        judgement["requests"],
-        judgement["exposed"],
-        phase("before"),
-        phase("after"),
-        judgement["detection_ms"],
-        judgement["recovery_ms"]
-    )
+fn count(judgement: &Value, name: &str) -> u64 {
+    judgement[name].as_u64().unwrap_or_else(|| panic!("no count {name}"))
 }
 
 #[test]
 fn killing_a_node_under_load_costs_callers_of_the_others_nothing() {
-    let judgement = drill(&["kill", "--nodes", "3", "--kills", "3", "--seconds", "9"]);
-    println!("{}", times_of(&judgement));
-    assert_nothing_lost(&judgement);
-    assert_eq!(judgement["kills"], 3);
-    assert!(0 < judgement["exposed"].as_u64().expect("a count"), "no kill hit a job of another door");
-    assert_eq!(judgement["victim_ends"], json!(["signal 9", "signal 9", "signal 9"]));
+    let judgement = drill("kill");
+    assert!(0 < count(&judgement, "exposed"), "no kill hit a job of another door");
+    assert_eq!(judgement["fault_ends"], json!(["signal 9", "signal 9"]));
+}
+
+#[test]
+fn killing_the_door_that_most_clients_use_costs_a_redial_and_nothing_else() {
+    let judgement = drill("door");
+    assert!(0 < count(&judgement, "redialled"));
+    assert_eq!(judgement["failed_own_door"], 0);
+}
+
+#[test]
+fn a_process_that_stands_still_costs_nothing_and_comes_back() {
+    drill("stop");
 }
 
 #[test]
 fn sigterm_under_load_costs_nobody_anything() {
-    let judgement = drill(&["term", "--nodes", "3", "--kills", "2", "--seconds", "6", "--seed", "3"]);
-    println!("{}", times_of(&judgement));
-    assert_nothing_lost(&judgement);
+    let judgement = drill("term");
     assert_eq!(judgement["failed_own_door"], 0, "the callers of the drained node itself");
-    assert_eq!(judgement["victim_ends"], json!(["exit code 0", "exit code 0"]));
+    assert_eq!(judgement["fault_ends"], json!(["exit code 0", "exit code 0"]));
+}
+
+#[test]
+fn restarting_one_node_after_the_other_costs_nobody_anything() {
+    let judgement = drill("rolling");
+    assert_eq!(judgement["fault_ends"], json!(["exit code 0", "exit code 0", "exit code 0"]));
+}
+
+#[test]
+fn a_node_that_turns_slow_loses_nothing() {
+    drill("slow");
+}
+
+#[test]
+fn a_node_that_joins_costs_nobody_anything() {
+    drill("join");
+}
+
+#[test]
+fn after_the_death_of_all_nodes_the_shoal_comes_back_by_itself() {
+    let judgement = drill("restart-all");
+    assert!(0 < count(&judgement, "failed_own_door"), "nobody noticed that all nodes were dead");
 }

@@ -80,7 +80,7 @@ struct Side {
 /// The shoal did not form, an option is out of range, or standard output is closed.
 pub(crate) async fn run(options: Options) -> Result<ExitCode> {
     ensure!(1 < options.nodes.nodes, "--nodes {}: a door can only be hotter than another one", options.nodes.nodes);
-    let report = Report::new(options.nodes.json);
+    let report = Report::new(options.nodes.how.json);
     let seconds = Duration::from_secs(options.seconds);
     let whole = seconds * options.rounds * 2;
     let rate_per_s = options.load.rate_per_s(options.nodes.nodes, DEFAULT_SHARE, whole)?;
@@ -101,7 +101,9 @@ pub(crate) async fn run(options: Options) -> Result<ExitCode> {
             progress.show(format!("round {} of {}: {}", round + 1, options.rounds, name_of(is_skewed)));
             let weights = skewed(doors.count(), HOT, if is_skewed { options.load.skew } else { 1.0 });
             let seed = options.load.seed.wrapping_add(u64::from(round));
-            let load = Load::start(Arc::clone(&doors), &LoadPlan { rate_per_s, weights, seed, duration_max: seconds })?;
+            let (duration_max, deadline_ms, poison) = (seconds, None, None);
+            let plan = LoadPlan { rate_per_s, weights, seed, duration_max, deadline_ms, poison };
+            let load = Load::start(Arc::clone(&doors), &plan)?;
             tokio::time::sleep(seconds).await;
             let (records, _) = load.finish().await?;
             if is_skewed { skew.push(records) } else { even.push(records) }
@@ -145,6 +147,7 @@ fn side(rounds: &[Vec<Record>]) -> Side {
     let forwarded = answers.clone().filter(|answered| answered.served_by != answered.door).count() as u64;
     let answered = answers.count() as u64;
     let failures = all.iter().filter_map(|record| match &record.outcome {
+        Outcome::Refused { status, .. } => Some(format!("status {status}")),
         Outcome::Failed { what, .. } => Some(what.clone()),
         Outcome::Answered(_) => None,
     });

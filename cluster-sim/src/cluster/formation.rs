@@ -25,7 +25,7 @@ pub(crate) struct Formed {
 }
 
 impl Cluster {
-    /// Waits until all see all.
+    /// Waits until all that run see all that run.
     ///
     /// # Errors
     /// A node ended (with the end of its log), or `limit` passed (with what each node lacks).
@@ -75,7 +75,8 @@ impl Cluster {
             self.ensure_all_run()?;
             let views = self.ask_all().await;
             let sees = |view: &Option<Readiness>| view.as_ref().is_some_and(|view| view.sees_ready(&node_id));
-            if views.iter().enumerate().all(|(other, view)| other == index || sees(view)) {
+            let runs = |other: usize| self.nodes[other].is_running();
+            if views.iter().enumerate().all(|(other, view)| other == index || !runs(other) || sees(view)) {
                 return Ok(());
             }
             if deadline <= Instant::now() {
@@ -89,20 +90,23 @@ impl Cluster {
     async fn ask_all(&self) -> Vec<Option<Readiness>> {
         let mut views = Vec::new();
         // A node that listens answers within microseconds and one that does not refuses at once: no need for tasks.
-        for client in &self.clients {
-            views.push(readiness(client).await.ok());
+        for (client, node) in self.clients.iter().zip(&self.nodes) {
+            views.push(if node.is_running() { readiness(client).await.ok() } else { None });
         }
         views
     }
 
     /// One phrase for each node that is not ready or does not see all; empty when the shoal has formed.
     fn what_is_missing(&self, views: &[Option<Readiness>]) -> Vec<String> {
+        let running: Vec<&str> =
+            self.nodes.iter().filter(|node| node.is_running()).map(super::NodeProcess::node_id).collect();
         let phrase = |(node_id, view): (&str, &Option<Readiness>)| match view {
+            _ if !running.contains(&node_id) => None,
             None => Some(format!("{node_id} starts")),
             Some(view) if !view.is_ready() => Some(format!("{node_id} is {}", view.engine)),
-            Some(view) if !view.sees_all_ready(self.node_ids()) => {
-                let seen = self.node_ids().filter(|other| view.sees_ready(other)).count();
-                Some(format!("{node_id} sees {seen} of {} peers", self.nodes.len() - 1))
+            Some(view) if !view.sees_all_ready(running.iter().copied()) => {
+                let seen = running.iter().filter(|other| view.sees_ready(other)).count();
+                Some(format!("{node_id} sees {seen} of {} peers", running.len() - 1))
             }
             Some(_) => None,
         };

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, ChildStdin, Command};
 
@@ -27,6 +27,8 @@ pub(crate) struct NodeCommand {
     pub(crate) node_id: String,
     pub(crate) program: PathBuf,
     pub(crate) arguments: Vec<OsString>,
+    /// Beside what this process has.
+    pub(crate) environment: Vec<(String, String)>,
     pub(crate) api: SocketAddr,
     pub(crate) log: PathBuf,
 }
@@ -35,7 +37,8 @@ pub(crate) struct NodeCommand {
 #[derive(Debug)]
 pub(crate) struct NodeProcess {
     pub(crate) command: NodeCommand,
-    child: Child,
+    /// `None` until it is started for the first time.
+    child: Option<Child>,
     /// Our end of the pipe whose end tells the node to leave. Kept apart from the child: waiting for a child closes
     /// what it still has of its own, and a node that drains would take that for the death of its parent.
     stdin: Option<ChildStdin>,
@@ -46,21 +49,37 @@ impl NodeProcess {
     /// # Errors
     /// The log cannot be opened or the program cannot be started; the text names the file.
     pub(crate) fn start(command: NodeCommand) -> Result<Self> {
-        let mut child = spawn(&command)?;
-        let stdin = child.stdin.take();
-        Ok(Self { command, child, stdin, ended: None })
+        let mut node = Self::prepare(command);
+        node.start_again()?;
+        Ok(node)
     }
 
-    /// Starts an ended node again, under the same id and with the same addresses and data directory.
+    /// A node that is to be started later, by [`NodeProcess::start_again`].
+    pub(crate) fn prepare(command: NodeCommand) -> Self {
+        Self { command, child: None, stdin: None, ended: None }
+    }
+
+    /// Starts a node that does not run, under the same id and with the same addresses and data directory as before.
     ///
     /// # Errors
-    /// As [`NodeProcess::start`].
+    /// As [`NodeProcess::start`]; also when it runs.
     pub(crate) fn start_again(&mut self) -> Result<()> {
-        assert!(self.ended.is_some(), "{} still runs", self.command.node_id);
-        self.child = spawn(&self.command)?;
-        self.stdin = self.child.stdin.take();
+        ensure!(!self.is_running(), "{} runs already", self.command.node_id);
+        let mut child = spawn(&self.command)?;
+        self.stdin = child.stdin.take();
+        self.child = Some(child);
         self.ended = None;
         Ok(())
+    }
+
+    /// It was started, and its end has not been seen.
+    pub(crate) fn is_running(&self) -> bool {
+        self.child.is_some() && self.ended.is_none()
+    }
+
+    /// It runs, or has ended.
+    pub(crate) fn was_started(&self) -> bool {
+        self.child.is_some()
     }
 
     pub(crate) fn node_id(&self) -> &str {
@@ -69,7 +88,7 @@ impl NodeProcess {
 
     /// The process id; `None` once the process has ended.
     pub(crate) fn pid(&self) -> Option<u32> {
-        self.child.id()
+        self.child.as_ref().and_then(Child::id)
     }
 
     /// How the process ended, if it has.
@@ -77,8 +96,8 @@ impl NodeProcess {
     /// # Errors
     /// The system does not tell.
     pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
-        if self.ended.is_none() {
-            self.ended = self.child.try_wait().with_context(|| format!("waiting for {}", self.command.node_id))?;
+        if let (None, Some(child)) = (self.ended, &mut self.child) {
+            self.ended = child.try_wait().with_context(|| format!("waiting for {}", self.command.node_id))?;
         }
         Ok(self.ended)
     }
@@ -99,9 +118,25 @@ impl NodeProcess {
         self.signal(Signal::TERM)
     }
 
+    /// SIGSTOP: the process stands still, and its kernel goes on taking connections.
+    ///
+    /// # Errors
+    /// The process has ended already.
+    pub(crate) fn suspend(&mut self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// SIGCONT.
+    ///
+    /// # Errors
+    /// The process has ended already.
+    pub(crate) fn resume(&mut self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
     fn signal(&mut self, signal: Signal) -> Result<()> {
         let node_id = &self.command.node_id;
-        let id = self.child.id().ok_or_else(|| anyhow!("{node_id} has ended already"))?;
+        let id = self.pid().ok_or_else(|| anyhow!("{node_id} has ended already"))?;
         let pid = Pid::from_raw(i32::try_from(id)?).ok_or_else(|| anyhow!("{node_id} has no process id"))?;
         kill_process(pid, signal).with_context(|| format!("sending {signal:?} to {node_id}, process {id}"))
     }
@@ -114,7 +149,8 @@ impl NodeProcess {
         if let Some(status) = self.ended {
             return Ok(status);
         }
-        let waited = tokio::time::timeout(limit, self.child.wait()).await;
+        let child = self.child.as_mut().ok_or_else(|| anyhow!("{} was not started", self.command.node_id))?;
+        let waited = tokio::time::timeout(limit, child.wait()).await;
         let status = waited
             .map_err(|_| anyhow!("{} still runs after {} s", self.command.node_id, limit.as_secs()))?
             .with_context(|| format!("waiting for {}", self.command.node_id))?;
@@ -149,6 +185,7 @@ fn spawn(command: &NodeCommand) -> Result<Child> {
     let log_too = log.try_clone().context("sharing the log between both outputs")?;
     Command::new(&command.program)
         .args(&command.arguments)
+        .envs(command.environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::piped())
         .stdout(Stdio::from(log))
         .stderr(Stdio::from(log_too))
@@ -184,6 +221,7 @@ mod tests {
             node_id: "node-1".to_owned(),
             program: "/bin/sh".into(),
             arguments: vec!["-c".into(), script.into()],
+            environment: Vec::new(),
             api: SocketAddr::from(([127, 0, 0, 1], 1)),
             log: directory.path().join("node-1.log"),
         })

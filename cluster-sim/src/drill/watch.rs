@@ -1,6 +1,6 @@
-//! What the survivors' own counters say about the node that was hit.
+//! What the nodes' own counters say about the node that was hit.
 //!
-//! For `kill`. Read over HTTP while the load runs, every [`LOOK_EVERY`]; that is the error of the times found here.
+//! For `stage`. Read over HTTP while the load runs, every [`LOOK_EVERY`]; that is the error of the times found here.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::cluster::Cluster;
 use crate::load::Load;
 use crate::probe::{Counters, counters, readiness};
 
-/// How often the survivors are asked.
+/// How often the other nodes are asked.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long no job may be offered to the dead node before it is believed that none will be.
 const QUIET: Duration = Duration::from_millis(300);
@@ -90,69 +90,79 @@ impl Forwards {
     }
 }
 
-/// Everything that nodes other than `victim` handed to it.
+/// What each of `observers` handed to `node_id`, in their order.
 ///
 /// # Errors
-/// A survivor does not answer.
-pub(crate) async fn forwards_to(cluster: &Cluster, victim: usize) -> Result<Forwards> {
-    let node_id = cluster.nodes()[victim].node_id();
-    let mut sum = Forwards::default();
-    for survivor in (0..cluster.nodes().len()).filter(|&index| index != victim) {
-        let page = counters(cluster.client(survivor)).await.context("a survivor does not show its counters")?;
-        let found = Forwards::of(&page, node_id);
-        sum.offered += found.offered;
-        sum.ended += found.ended;
-        sum.harmed = sum.harmed.plus(found.harmed);
+/// An observer does not answer.
+pub(crate) async fn forwards_to(cluster: &Cluster, node_id: &str, observers: &[usize]) -> Result<Vec<Forwards>> {
+    let mut each = Vec::with_capacity(observers.len());
+    for &observer in observers {
+        let page = counters(cluster.client(observer)).await.context("a node does not show its counters")?;
+        each.push(Forwards::of(&page, node_id));
     }
-    Ok(sum)
+    Ok(each)
 }
 
-/// When the survivors stopped relying on the dead node.
-#[derive(Clone, Copy, Debug)]
+/// All of them together.
+pub(crate) fn total(each: &[Forwards]) -> Forwards {
+    each.iter().fold(Forwards::default(), |sum, one| Forwards {
+        offered: sum.offered + one.offered,
+        ended: sum.ended + one.ended,
+        harmed: sum.harmed.plus(one.harmed),
+    })
+}
+
+/// How the others stopped relying on a node.
+#[derive(Clone, Debug)]
 pub(crate) struct Aftermath {
     /// The last time at which the number of jobs offered to it was seen to rise; `None` = it never rose.
     pub(crate) last_offer_us: Option<u64>,
-    /// When the last survivor called it dead.
-    pub(crate) called_dead_us: u64,
-    pub(crate) forwards: Forwards,
+    /// When the last of them called it dead, if that was waited for.
+    pub(crate) called_dead_us: Option<u64>,
+    /// When the end of its process was seen.
+    pub(crate) ended_us: Option<u64>,
+    pub(crate) forwards: Vec<Forwards>,
 }
 
-/// Waits until every survivor calls `victim` dead and offers it nothing any more.
+/// Waits until the observers offer `node` nothing any more and hold nothing there, and until they call it dead if `dead`
+/// is asked for.
 ///
 /// # Errors
-/// That has not come within `limit`, or a survivor does not answer.
-pub(crate) async fn until_given_up(
-    cluster: &Cluster,
-    victim: usize,
+/// That has not come within `limit`, or an observer does not answer.
+pub(crate) async fn until_left(
+    cluster: &mut Cluster,
+    (node, observers): (usize, &[usize]),
     load: &Load,
-    before: Forwards,
+    before: &[Forwards],
+    dead: bool,
     limit: Duration,
 ) -> Result<Aftermath> {
     let deadline = Instant::now() + limit;
-    let (mut last, mut last_offer_us, mut called_dead_us) = (before, None, None);
+    let node_id = cluster.nodes()[node].node_id().to_owned();
+    let (mut last, mut last_offer_us, mut called_dead_us, mut ended_us) = (total(before), None, None, None);
     let mut quiet_since = Instant::now();
     loop {
-        let forwards = forwards_to(cluster, victim).await?;
-        if last.offered < forwards.offered {
+        if ended_us.is_none() && cluster.node_mut(node).ended()?.is_some() {
+            ended_us = Some(load.now_us());
+        }
+        let forwards = forwards_to(cluster, &node_id, observers).await?;
+        let now = total(&forwards);
+        if last.offered < now.offered {
             last_offer_us = Some(load.now_us());
             quiet_since = Instant::now();
         }
-        last = forwards;
-        if called_dead_us.is_none() && all_call_dead(cluster, victim).await? {
+        last = now;
+        if dead && called_dead_us.is_none() && all_call_dead(cluster, &node_id, observers).await? {
             called_dead_us = Some(load.now_us());
         }
-        if let Some(called_dead_us) = called_dead_us
-            && QUIET <= quiet_since.elapsed()
-            && last.open() == 0
-        {
-            return Ok(Aftermath { last_offer_us, called_dead_us, forwards });
+        if dead == called_dead_us.is_some() && QUIET <= quiet_since.elapsed() && last.open() == 0 {
+            return Ok(Aftermath { last_offer_us, called_dead_us, ended_us, forwards });
         }
         if deadline <= Instant::now() {
-            let node_id = cluster.nodes()[victim].node_id();
             bail!(
-                "{} s after its end {node_id} is {}, the last job was offered to it {} ms ago, and {} wait for it",
+                "{} s after its fault {node_id} is {}, the last job was offered to it {} ms ago, and {} wait for it",
                 limit.as_secs(),
-                if called_dead_us.is_some() { "called dead by all" } else { "still called alive by a survivor" },
+                if called_dead_us.is_some() { "called dead by all" } else { "not called dead by all" },
                 quiet_since.elapsed().as_millis(),
                 last.open()
             );
@@ -161,22 +171,23 @@ pub(crate) async fn until_given_up(
     }
 }
 
-async fn all_call_dead(cluster: &Cluster, victim: usize) -> Result<bool> {
-    let node_id = cluster.nodes()[victim].node_id();
-    for survivor in (0..cluster.nodes().len()).filter(|&index| index != victim) {
-        if readiness(cluster.client(survivor)).await?.sees_alive(node_id) {
+async fn all_call_dead(cluster: &Cluster, node_id: &str, observers: &[usize]) -> Result<bool> {
+    for &observer in observers {
+        if readiness(cluster.client(observer)).await?.sees_alive(node_id) {
             return Ok(false);
         }
     }
     Ok(true)
 }
 
-/// Waits until every node's counters of work in hand are zero; returns those that are not, with their node.
+/// Waits until the counters of work in hand are zero on every node that runs; returns those that are not, with their
+/// node.
 pub(crate) async fn not_at_rest(cluster: &Cluster, limit: Duration) -> Vec<String> {
     let deadline = Instant::now() + limit;
     loop {
         let mut complaints = Vec::new();
-        for (index, node_id) in cluster.node_ids().enumerate() {
+        for (index, node) in cluster.nodes().iter().enumerate().filter(|(_, node)| node.is_running()) {
+            let node_id = node.node_id();
             let found = match counters(cluster.client(index)).await {
                 Ok(page) => page.not_at_rest(),
                 Err(error) => vec![format!("{error:#}")],

@@ -43,12 +43,11 @@ impl Arrivals {
     }
 }
 
-impl Iterator for Arrivals {
-    type Item = Arrival;
-
-    fn next(&mut self) -> Option<Arrival> {
+impl Arrivals {
+    /// The next one, at so many times the rate that was said at first.
+    pub(crate) fn next_at(&mut self, times: f64) -> Arrival {
         // 1 - u is in (0, 1], so the logarithm is finite.
-        self.at_s += -(1.0 - self.uniform()).ln() / self.rate_per_s;
+        self.at_s += -(1.0 - self.uniform()).ln() / (self.rate_per_s * times);
         let mut left = self.uniform() * self.weights.iter().sum::<f64>();
         let passed = |weight: &f64| {
             left -= weight;
@@ -58,7 +57,15 @@ impl Iterator for Arrivals {
         let door = self.weights.iter().position(passed).unwrap_or(self.weights.len() - 1);
         let arrival = Arrival { number: self.next_number, at: Duration::from_secs_f64(self.at_s), door };
         self.next_number += 1;
-        Some(arrival)
+        arrival
+    }
+}
+
+impl Iterator for Arrivals {
+    type Item = Arrival;
+
+    fn next(&mut self) -> Option<Arrival> {
+        Some(self.next_at(1.0))
     }
 }
 

@@ -6,31 +6,38 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use serde::Serialize;
+
 /// One request from its intended sending to its end.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub(crate) struct Record {
     /// When it was meant to be sent; latency counts from here.
     pub(crate) intended_us: u64,
     /// When it was really sent.
     pub(crate) sent_us: u64,
     pub(crate) done_us: u64,
+    /// The text carries the word that a stand-in engine can be told to fail on.
+    pub(crate) poisoned: bool,
     /// Addresses at which the connection was refused or lost before an answer, so that the client went to the next.
     pub(crate) losses: Vec<Loss>,
     pub(crate) outcome: Outcome,
 }
 
 /// One address that gave no answer.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct Loss {
     pub(crate) door: usize,
     pub(crate) at_us: u64,
 }
 
 /// How a request ended.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Outcome {
     /// A right answer.
     Answered(Answered),
+    /// 429 or 503: the shoal says that it has no room.
+    Refused { door: usize, status: u16 },
     /// No answer, an error status, or an answer that is wrong.
     Failed {
         /// The address to blame: the one that answered wrongly, or the last that was tried.
@@ -40,7 +47,7 @@ pub(crate) enum Outcome {
 }
 
 /// What the headers of an answer say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Answered {
     /// The door that answered; another than the first one tried when that was lost.
     pub(crate) door: usize,
@@ -58,7 +65,7 @@ impl Record {
     pub(crate) fn answered(&self) -> Option<Answered> {
         match self.outcome {
             Outcome::Answered(answered) => Some(answered),
-            Outcome::Failed { .. } => None,
+            Outcome::Refused { .. } | Outcome::Failed { .. } => None,
         }
     }
 }
@@ -133,7 +140,7 @@ mod tests {
         for door in [0, 1] {
             let answered = Answered { door, served_by: 1, hops: u32::from(door == 0), placements: 1 };
             let outcome = Outcome::Answered(answered);
-            ledger.add(Record { intended_us: 0, sent_us: 0, done_us: 1, losses: Vec::new(), outcome });
+            ledger.add(Record { intended_us: 0, sent_us: 0, done_us: 1, poisoned: false, losses: Vec::new(), outcome });
         }
         assert_eq!(ledger.served(), [0, 2]);
         assert_eq!((ledger.served_for_others(0), ledger.served_for_others(1)), (0, 1));

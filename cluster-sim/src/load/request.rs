@@ -20,6 +20,11 @@ pub(crate) struct Doors {
     node_ids: Vec<String>,
 }
 
+/// Whether the answer says that there is no room now.
+fn is_refusal(status: StatusCode) -> bool {
+    matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
+}
+
 /// An answer that was read and understood.
 #[derive(Debug)]
 pub(crate) struct Understood {
@@ -50,6 +55,7 @@ impl Doors {
         first: usize,
         text: &str,
         epoch: Instant,
+        deadline_ms: Option<u32>,
         limit: Duration,
     ) -> (Outcome, Vec<Loss>, Option<Vec<f32>>) {
         let body = Bytes::from(serde_json::json!({ "inputs": text }).to_string());
@@ -57,7 +63,10 @@ impl Doors {
         let mut last = (first, "no address".to_owned());
         for step in 0..self.count() {
             let door = (first + step) % self.count();
-            match self.clients[door].post_json("/embed", body.clone(), limit).await {
+            match self.clients[door].post_json("/embed", body.clone(), deadline_ms, limit).await {
+                Ok(answer) if is_refusal(answer.status) => {
+                    return (Outcome::Refused { door, status: answer.status.as_u16() }, losses, None);
+                }
                 Ok(answer) => match self.understand(door, &answer) {
                     Ok(Understood { answered, vector }) => return (Outcome::Answered(answered), losses, Some(vector)),
                     Err(what) => return (Outcome::Failed { door, what }, losses, None),
@@ -131,7 +140,7 @@ mod tests {
         }
         let clients = servers.iter().map(|server| Client::new(server.address())).collect();
         let doors = Doors::new(clients, vec!["a".to_owned(), "b".to_owned()]);
-        doors.embed(0, "text", Instant::now(), LIMIT).await
+        doors.embed(0, "text", Instant::now(), None, LIMIT).await
     }
 
     #[tokio::test]
@@ -157,10 +166,14 @@ mod tests {
 
     #[tokio::test]
     async fn an_error_status_is_a_failure_of_the_door_that_sent_it_and_nobody_else_is_asked() {
-        let busy = Line::Answer { status: 503, headers: Vec::new(), body: "busy".to_owned() };
-        let (outcome, losses, _) = ask([busy, answer("b", "0", "[[1.0]]")]).await;
-        assert_eq!(outcome, Outcome::Failed { door: 0, what: "status 503: busy".to_owned() });
+        let of = |status| Line::Answer { status, headers: Vec::new(), body: "busy".to_owned() };
+        let (outcome, losses, _) = ask([of(500), answer("b", "0", "[[1.0]]")]).await;
+        assert_eq!(outcome, Outcome::Failed { door: 0, what: "status 500: busy".to_owned() });
         assert!(losses.is_empty());
+        for status in [429, 503] {
+            let (outcome, losses, _) = ask([of(status), answer("b", "0", "[[1.0]]")]).await;
+            assert_eq!((outcome, losses.len()), (Outcome::Refused { door: 0, status }, 0));
+        }
     }
 
     #[tokio::test]

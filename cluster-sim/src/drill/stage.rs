@@ -1,0 +1,427 @@
+//! A scenario carried out: real nodes, real load, one step after the other.
+//!
+//! For `drill`. Collects the evidence for `judge`.
+//! Invariants: every wait has a limit, and what did not come within it ends the drill with an error that says what;
+//! the load runs from the first step to the last; who stands still at the end is let go on before the shoal is ended.
+//! Not here: what the evidence means (`judge`).
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::evidence::{Evidence, Fault, FaultKind, Phase, Setting};
+use super::log::read_logs;
+use super::scenario::{POISON, Scenario, Step};
+use super::watch::{Forwards, LOOK_EVERY, forwards_to, not_at_rest, total, until_left};
+use crate::cluster::{Cluster, ClusterPlan, Stopped, describe_end};
+use crate::http::Client;
+use crate::load::{Doors, Load, LoadPlan, check_samples};
+use crate::options::{REQUESTS_MAX, capacity_per_s};
+use crate::probe::counters;
+use crate::report::Progress;
+use crate::stats::share;
+
+/// Longest single wait.
+const WAIT_LIMIT: Duration = Duration::from_secs(45);
+/// Answers that a share is taken of, at least.
+const ANSWERS_MIN: u64 = 30;
+/// How long a moment is looked for at which the victim holds work of others, before it is hit without.
+const LOADED_LIMIT: Duration = Duration::from_secs(2);
+/// How long counters may need to come to rest after the last answer.
+const REST_LIMIT: Duration = Duration::from_secs(5);
+/// File in a node's data directory by which a stand-in engine is told to misbehave.
+const CONTROL_FILE: &str = "synthetic-control";
+
+/// How a drill is run, beside its scenario.
+#[derive(Clone, Debug)]
+pub(crate) struct Run {
+    pub(crate) name: String,
+    pub(crate) long: bool,
+    pub(crate) seed: u64,
+    pub(crate) formed_limit: Duration,
+}
+
+/// Carries `scenario` out on the shoal of `plan`.
+///
+/// # Errors
+/// The shoal did not form, or a step did not come to its end.
+pub(crate) async fn carry_out(
+    scenario: &Scenario,
+    plan: &ClusterPlan,
+    run: &Run,
+    progress: &mut Progress,
+) -> Result<(Evidence, Stopped)> {
+    let rate_per_s = scenario.rate_per_s()?;
+    let mut cluster = Cluster::start(plan)?;
+    let formed = cluster.wait_until_formed(run.formed_limit, progress).await?;
+    let clients = cluster.api_addresses().into_iter().map(Client::new).collect();
+    let node_ids: Vec<String> = cluster.node_ids().map(str::to_owned).collect();
+    let doors = Arc::new(Doors::new(clients, node_ids.clone()));
+    // Records are kept in memory: a drill that takes too long ends without load, and so without having proved anything.
+    let longest = Duration::from_secs_f64(REQUESTS_MAX / rate_per_s);
+    let load_plan = LoadPlan {
+        rate_per_s,
+        weights: scenario.weights(),
+        seed: run.seed,
+        duration_max: (scenario.longest(run.long, WAIT_LIMIT) + WAIT_LIMIT).min(longest),
+        deadline_ms: scenario.load.deadline_ms,
+        poison: Some(POISON),
+    };
+    let load = Load::start(Arc::clone(&doors), &load_plan)?;
+    let first = Phase { name: "start".to_owned(), fault: false, from_us: 0, until_us: 0, resident_bytes: Vec::new() };
+    let nobody = Before { observers: Vec::new(), forwards: Vec::new(), worked: 0 };
+    let late = plan.late.iter().map(|&node| (Fault::new(node, FaultKind::Late, 0, 0), nobody.clone())).collect();
+    let mut stage = Stage { cluster, load, run, phases: vec![first], faults: late, suspended: BTreeSet::new() };
+    let logs = stage.cluster.directory().display().to_string();
+    stage.all_steps(scenario, progress).await.with_context(|| format!("logs: {logs}"))?;
+    stage.end_phase();
+    progress.show(format!("{}: until the last answer", run.name));
+    stage.resume_all()?;
+    let Stage { cluster, load, phases, faults, .. } = stage;
+    let faults = faults.into_iter().map(|(fault, _)| fault).collect();
+    let epoch_unix_us = load.epoch_unix_us();
+    let (records, samples) = load.finish().await?;
+    progress.show(format!("{}: checking answers and counters", run.name));
+    let not_at_rest = not_at_rest(&cluster, REST_LIMIT).await;
+    let checked = check_samples(&doors, run.seed, &samples).await;
+    let late_answers = late_answers(&cluster).await;
+    let logs: Vec<_> = cluster.nodes().iter().map(|node| node.command.log.clone()).collect();
+    let stopped = cluster.stop(std::future::pending()).await?;
+    progress.clear();
+    let setting = Setting {
+        drill: run.name.clone(),
+        long: run.long,
+        nodes: scenario.nodes,
+        engine: scenario.engine.clone(),
+        rate_per_s,
+        seed: run.seed,
+        rounds: scenario.rounds,
+        formed_ms: formed.formed_ms,
+        capacity_per_s: capacity_per_s(&scenario.engine).map(|one| one * f64::from(scenario.nodes)),
+        may_refuse: scenario.may_refuse(),
+    };
+    let told = read_logs(&logs, epoch_unix_us)?;
+    let ends = stopped.ends.clone();
+    let evidence =
+        Evidence { setting, node_ids, records, phases, faults, told, late_answers, checked, not_at_rest, ends };
+    Ok((evidence, stopped))
+}
+
+/// Answers that came after their job had moved on, over all nodes that run now.
+async fn late_answers(cluster: &Cluster) -> u64 {
+    let mut sum = 0;
+    for (index, _) in cluster.nodes().iter().enumerate().filter(|(_, node)| node.is_running()) {
+        let page = counters(cluster.client(index)).await;
+        sum += page.map_or(0, |page| page.events("shoal_late_answers_total", &[]));
+    }
+    sum
+}
+
+struct Stage<'a> {
+    cluster: Cluster,
+    load: Load,
+    run: &'a Run,
+    phases: Vec<Phase>,
+    /// In the order in which they came.
+    faults: Vec<(Fault, Before)>,
+    /// Nodes that stand still.
+    suspended: BTreeSet<usize>,
+}
+
+/// What the others had handed to a node when it was hit, and had got done by it.
+#[derive(Clone, Debug)]
+struct Before {
+    observers: Vec<usize>,
+    forwards: Vec<Forwards>,
+    worked: u64,
+}
+
+impl Stage<'_> {
+    async fn all_steps(&mut self, scenario: &Scenario, progress: &mut Progress) -> Result<()> {
+        let name = &self.run.name;
+        progress.show(format!("{name}: before"));
+        self.steps(&scenario.before, "before").await?;
+        for number in 1..=scenario.rounds {
+            if scenario.round.is_empty() {
+                break;
+            }
+            let which = format!("round {number} of {}", scenario.rounds);
+            progress.show(format!("{name}: {which}"));
+            self.steps(&scenario.round, &which).await?;
+        }
+        progress.show(format!("{name}: after"));
+        self.steps(&scenario.after, "after").await
+    }
+
+    async fn steps(&mut self, steps: &[Step], which: &str) -> Result<()> {
+        for (index, step) in steps.iter().enumerate() {
+            self.step(step).await.with_context(|| format!("{which}, step {}: {step:?}", index + 1))?;
+        }
+        Ok(())
+    }
+
+    async fn step(&mut self, step: &Step) -> Result<()> {
+        match step {
+            Step::Phase { name, fault } => self.begin_phase(name, *fault),
+            Step::Wait { .. } => self.wait(step.longest(self.run.long, WAIT_LIMIT)).await?,
+            Step::Rate { times } => self.load.set_rate(*times),
+            Step::Poison { permille } => self.load.set_poison(*permille),
+            Step::Kill { node } => {
+                for node in indices(node.all()) {
+                    self.hit(node, FaultKind::Kill).await?;
+                    self.until_ended(node).await?;
+                }
+            }
+            Step::Term { node } => {
+                for node in indices(node.all()) {
+                    self.hit(node, FaultKind::Term).await?;
+                }
+            }
+            Step::Stop { node } => {
+                for node in indices(node.all()) {
+                    self.hit(node, FaultKind::Stop).await?;
+                }
+            }
+            Step::Control { node, words } => {
+                for node in indices(node.all()) {
+                    self.control(node, words).await?;
+                }
+            }
+            Step::Continue { node } => {
+                for node in indices(node.all()) {
+                    self.cluster.node_mut(node).resume()?;
+                    self.suspended.remove(&node);
+                    self.came_back(node);
+                }
+            }
+            Step::Start { node } => {
+                for node in indices(node.all()) {
+                    self.cluster.node_mut(node).start_again()?;
+                    self.came_back(node);
+                }
+            }
+            Step::UntilWorks { node, percent } => self.until_works(index(*node), percent / 100.0).await?,
+            Step::UntilHoldsWork { node } => self.until_holds_work(index(*node)).await?,
+            Step::UntilEnded { node } => {
+                for node in indices(node.all()) {
+                    self.until_ended(node).await?;
+                }
+            }
+            Step::UntilGivenUp { node } => self.until_left(index(*node), true).await?,
+            Step::UntilLeftAlone { node } => self.until_left(index(*node), false).await?,
+            Step::UntilSeen { node } => {
+                for node in indices(node.all()) {
+                    self.cluster.wait_until_seen(node, WAIT_LIMIT).await?;
+                    let now_us = self.load.now_us();
+                    if let Some((fault, _)) = self.last_fault(node) {
+                        fault.seen_us.get_or_insert(now_us);
+                    }
+                }
+            }
+            Step::UntilWorksAgain { node } => self.until_works_again(index(*node)).await?,
+            Step::UntilFormed => {
+                self.cluster.wait_until_formed(WAIT_LIMIT, &mut Progress::silent()).await?;
+                let now_us = self.load.now_us();
+                for (fault, _) in &mut self.faults {
+                    if fault.back_us.is_some() {
+                        fault.seen_us.get_or_insert(now_us);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn begin_phase(&mut self, name: &str, fault: bool) {
+        self.end_phase();
+        let from_us = self.load.now_us();
+        let (name, resident_bytes) = (name.to_owned(), Vec::new());
+        self.phases.push(Phase { name, fault, from_us, until_us: from_us, resident_bytes });
+    }
+
+    fn end_phase(&mut self) {
+        let now_us = self.load.now_us();
+        let resident_bytes = self.cluster.nodes().iter().filter_map(|node| resident_bytes(node.pid()?)).collect();
+        let last = self.phases.last_mut().expect("there is a phase from the beginning");
+        last.until_us = now_us;
+        last.resident_bytes = resident_bytes;
+    }
+
+    async fn wait(&mut self, time: Duration) -> Result<()> {
+        let end = Instant::now() + time;
+        loop {
+            self.cluster.ensure_all_run()?;
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            tokio::time::sleep(left.min(Duration::from_millis(250))).await;
+        }
+    }
+
+    fn node_id(&self, node: usize) -> String {
+        self.cluster.nodes()[node].node_id().to_owned()
+    }
+
+    /// The nodes that can say what they hand to `node`.
+    fn observers(&self, node: usize) -> Vec<usize> {
+        let nodes = self.cluster.nodes().iter().enumerate();
+        nodes
+            .filter(|(other, process)| *other != node && process.is_running() && !self.suspended.contains(other))
+            .map(|(other, _)| other)
+            .collect()
+    }
+
+    fn last_fault(&mut self, node: usize) -> Option<&mut (Fault, Before)> {
+        self.faults.iter_mut().rev().find(|(fault, _)| fault.node == node)
+    }
+
+    async fn hit(&mut self, node: usize, kind: FaultKind) -> Result<()> {
+        let observers = self.observers(node);
+        let forwards = forwards_to(&self.cluster, &self.node_id(node), &observers).await?;
+        let before = Before { observers, worked: self.works_done(node), forwards };
+        let at_us = self.load.now_us();
+        match kind {
+            FaultKind::Kill => self.cluster.node_mut(node).kill()?,
+            FaultKind::Term => self.cluster.node_mut(node).terminate()?,
+            FaultKind::Stop => {
+                self.cluster.node_mut(node).suspend()?;
+                self.suspended.insert(node);
+            }
+            FaultKind::Engine | FaultKind::Late => {}
+        }
+        let open_at_fault = total(&before.forwards).open();
+        self.faults.push((Fault::new(node, kind, at_us, open_at_fault), before));
+        Ok(())
+    }
+
+    async fn control(&mut self, node: usize, words: &str) -> Result<()> {
+        let file = self.cluster.directory().join(self.node_id(node)).join(CONTROL_FILE);
+        if words.is_empty() {
+            std::fs::remove_file(&file).with_context(|| format!("removing {}", file.display()))?;
+            self.came_back(node);
+        } else {
+            self.hit(node, FaultKind::Engine).await?;
+            // Written beside and moved: the engine must not read half a word.
+            let beside = file.with_extension("new");
+            std::fs::write(&beside, words).with_context(|| format!("writing {}", beside.display()))?;
+            std::fs::rename(&beside, &file).with_context(|| format!("writing {}", file.display()))?;
+        }
+        Ok(())
+    }
+
+    fn came_back(&mut self, node: usize) {
+        let (now_us, worked) = (self.load.now_us(), self.works_done(node));
+        if let Some((fault, before)) = self.last_fault(node) {
+            fault.back_us.get_or_insert(now_us);
+            before.worked = worked;
+        }
+    }
+
+    async fn until_ended(&mut self, node: usize) -> Result<()> {
+        let end = self.cluster.node_mut(node).wait(WAIT_LIMIT).await?;
+        let now_us = self.load.now_us();
+        if let Some((fault, _)) = self.last_fault(node) {
+            fault.ended_us.get_or_insert(now_us);
+            fault.end = Some((describe_end(end), end.success()));
+        }
+        Ok(())
+    }
+
+    async fn until_left(&mut self, node: usize, dead: bool) -> Result<()> {
+        let node_id = self.node_id(node);
+        let Some((_, before)) = self.last_fault(node) else { bail!("nothing was done to {node_id} yet") };
+        let before = before.clone();
+        let whom = (node, before.observers.as_slice());
+        let aftermath = until_left(&mut self.cluster, whom, &self.load, &before.forwards, dead, WAIT_LIMIT).await?;
+        let (fault, _) = self.last_fault(node).expect("it was there a moment ago");
+        fault.last_offer_us = aftermath.last_offer_us;
+        fault.called_dead_us = aftermath.called_dead_us;
+        fault.ended_us = fault.ended_us.or(aftermath.ended_us);
+        let each = before.forwards.iter().zip(&aftermath.forwards);
+        let offered = each.map(|(before, after)| after.offered.saturating_sub(before.offered));
+        (fault.offered_after, fault.offered_after_max) =
+            offered.fold((0, 0), |(sum, most), offered| (sum + offered, most.max(offered)));
+        fault.harmed = total(&aftermath.forwards).harmed.since(total(&before.forwards).harmed);
+        Ok(())
+    }
+
+    /// Waits until the node has computed its share of the answers since now.
+    async fn until_works(&mut self, node: usize, part: f64) -> Result<()> {
+        let at_first = self.load.ledger().served();
+        let deadline = Instant::now() + WAIT_LIMIT;
+        loop {
+            let served = self.load.ledger().served();
+            let done: Vec<u64> = served.iter().zip(&at_first).map(|(now, before)| now - before).collect();
+            let (all, own) = (done.iter().sum(), done[node]);
+            if ANSWERS_MIN <= all && part <= share(own, all) {
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "{} computed {own} of {all} answers in {} s, less than {:.0} %",
+                self.node_id(node),
+                WAIT_LIMIT.as_secs(),
+                100.0 * part
+            );
+            self.cluster.ensure_all_run()?;
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    async fn until_holds_work(&mut self, node: usize) -> Result<()> {
+        let deadline = Instant::now() + LOADED_LIMIT;
+        let (node_id, observers) = (self.node_id(node), self.observers(node));
+        loop {
+            let forwards = forwards_to(&self.cluster, &node_id, &observers).await?;
+            if 0 < total(&forwards).open() || deadline <= Instant::now() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Answers by which a node shows that it is at work: those for other doors, which nobody asked it for directly.
+    fn works_done(&self, node: usize) -> u64 {
+        self.load.ledger().served_for_others(node)
+    }
+
+    async fn until_works_again(&mut self, node: usize) -> Result<()> {
+        let node_id = self.node_id(node);
+        let Some((_, before)) = self.last_fault(node) else { bail!("nothing was done to {node_id} yet") };
+        let worked_before = before.worked;
+        let deadline = Instant::now() + WAIT_LIMIT;
+        while self.works_done(node) <= worked_before {
+            self.cluster.ensure_all_run()?;
+            ensure!(Instant::now() < deadline, "{node_id} is back for {} s and got no work", WAIT_LIMIT.as_secs());
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        let now_us = self.load.now_us();
+        let (fault, _) = self.last_fault(node).expect("it was there a moment ago");
+        fault.works_us = Some(now_us);
+        Ok(())
+    }
+
+    fn resume_all(&mut self) -> Result<()> {
+        for node in std::mem::take(&mut self.suspended) {
+            self.cluster.node_mut(node).resume()?;
+        }
+        Ok(())
+    }
+}
+
+fn index(node: u16) -> usize {
+    usize::from(node) - 1
+}
+
+fn indices(nodes: &[u16]) -> impl Iterator<Item = usize> {
+    nodes.iter().map(|&node| index(node))
+}
+
+/// Resident memory of a process; `None` when the system does not say.
+fn resident_bytes(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
