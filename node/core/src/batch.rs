@@ -47,9 +47,10 @@ impl BatchRules {
     }
 }
 
-/// How many rows from the front of `rows` (units each) to run together; 0 only when there is none.
-pub fn take(rules: &BatchRules, cost: Cost, rows: impl Iterator<Item = u32>) -> usize {
-    let units_max = rules.units_max_at(cost);
+/// How many rows from the front of `rows` (units each) to run together; 0 only when there is none. So many as
+/// `units_to_learn` may be taken although they seem to take too long.
+pub fn take(rules: &BatchRules, cost: Cost, units_to_learn: u64, rows: impl Iterator<Item = u32>) -> usize {
+    let units_max = rules.units_max_at(cost).max(units_to_learn.min(rules.units_max));
     let mut units_sum = 0u64;
     let mut taken = 0usize;
     for units in rows.take(rules.rows_max.max(1) as usize) {
@@ -83,7 +84,18 @@ mod tests {
             (mostly_fixed, vec![20, 20, 20, 20], 3),
             (Cost::default(), vec![50, 50, 50], 2),
         ] {
-            assert_eq!(take(&rules, cost, rows.iter().copied()), expected, "{cost:?} {rows:?}");
+            assert_eq!(take(&rules, cost, 0, rows.iter().copied()), expected, "{cost:?} {rows:?}");
+        }
+    }
+
+    #[test]
+    fn to_learn_a_batch_may_seem_to_take_too_long_but_neither_rows_nor_units_pass_their_limit() {
+        let rules = BatchRules { rows_max: 4, units_max: 100, ..BatchRules::default() };
+        let slow = Cost { fixed: Micros::ZERO, per_unit_ns: 100_000_000 };
+        for (units_to_learn, rows, expected) in
+            [(0, vec![1; 9], 1), (2, vec![1; 9], 2), (9, vec![1; 9], 4), (1000, vec![60, 60], 1)]
+        {
+            assert_eq!(take(&rules, slow, units_to_learn, rows.iter().copied()), expected, "{units_to_learn}");
         }
     }
 }

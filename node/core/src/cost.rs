@@ -33,6 +33,12 @@ const RIDGE: f64 = 0.01;
 /// process that was stopped for ten seconds measures ten seconds: believed in full, the node would hand on all work
 /// for ever, because without batches it never learns better. A node that really turned slow is believed step by step.
 const SURPRISE_MAX: f64 = 4.0;
+/// A batch is a surprise when it takes more than so many times what it should have, and its error is so many times what
+/// errors usually are. One may be chance; from the second in a row on they are believed by half, because a device that
+/// is ten times slower than its node believes draws work all the time until it is known.
+const SURPRISE_MIN_TIMES: f64 = 2.0;
+const SURPRISE_SIGMAS: f64 = 4.0;
+const WEIGHT_SURPRISED: f64 = 0.5;
 /// After so many batches some are known.
 const KNOWN_AFTER: u64 = 10;
 /// Others whose cost is no further off than so many standard errors of one's own are taken for alike; from the second
@@ -92,6 +98,8 @@ pub struct CostModel {
     error_variance: f64,
     /// Sum of the squared weights that the batches have in the means.
     weights_squared: f64,
+    /// Surprising batches in a row.
+    surprises: u32,
 }
 
 /// What a mean batch takes on the nodes whose cost cannot be told from this one's.
@@ -138,7 +146,9 @@ impl CostModel {
         let units = units.clamp(1, 1 << 40) as f64;
         let micros = (took.get().min(1 << 50) as f64).min(TIME_MAX);
         let micros = micros.min(self.surprising(units));
-        let steady = if self.drifts(units, micros) { WEIGHT_DRIFTING } else { WEIGHT_STEADY };
+        self.surprises = if self.is_surprise(units, micros) { self.surprises.saturating_add(1) } else { 0 };
+        let drifting = if 1 < self.surprises { WEIGHT_SURPRISED } else { WEIGHT_DRIFTING };
+        let steady = if self.drifts(units, micros) { drifting } else { WEIGHT_STEADY };
         self.batches = self.batches.saturating_add(1);
         let aged = (since.get() as f64 / FORGOTTEN_AFTER).min(WEIGHT_MAX);
         // The first batches are averaged evenly, so that one odd first batch is soon forgotten.
@@ -179,6 +189,24 @@ impl CostModel {
         // Variance of an exponentially weighted mean of independent errors.
         let standard = self.error_variance * WEIGHT_ERROR / (2.0 - WEIGHT_ERROR);
         DRIFT_SIGMAS * DRIFT_SIGMAS * standard < self.error_mean * self.error_mean
+    }
+
+    /// Whether a batch of `units` took far longer than it should have, and than chance explains.
+    fn is_surprise(&self, units: f64, micros: f64) -> bool {
+        let Some((slope, fixed)) = self.line() else { return false };
+        let believed = fixed + slope * units;
+        SURPRISE_MIN_TIMES * believed < micros && SURPRISE_SIGMAS * self.error_variance.sqrt() < micros - believed
+    }
+
+    /// How many units a batch may have for the sake of learning, although that may take too long.
+    ///
+    /// While all batches had one size nobody knows what a larger one would cost. A device whose batches take long
+    /// whatever their size, as GPUs do with a small model, would run single rows for ever, because two seem to take
+    /// twice as long as one.
+    #[must_use]
+    pub fn units_to_learn(&self) -> u64 {
+        let one_size = self.units_variance < RIDGE * self.units_mean * self.units_mean;
+        if one_size { to_u64(2.0 * self.units_mean) } else { 0 }
     }
 
     /// The longest time that is believed of a batch of `units`.
@@ -276,6 +304,44 @@ mod tests {
         batches.extend([(4, 40_000); 20]);
         let told = learned(&batches).of(4, 1).get();
         assert!(30_000 < told, "{told}");
+    }
+
+    #[test]
+    fn a_node_that_turns_very_slow_is_known_after_four_batches_and_one_slow_batch_is_not_believed() {
+        let slow = |slow: usize| {
+            let mut batches = vec![(1, 20_000); 200];
+            batches.extend(vec![(1, 200_000); slow]);
+            learned(&batches).of(1, 1).get()
+        };
+        assert!(slow(1) < 30_000, "{}", slow(1));
+        assert!(120_000 < slow(4), "{}", slow(4));
+    }
+
+    #[test]
+    fn long_requests_among_very_unlike_ones_are_no_surprise() {
+        // One of fifty takes thirty times as long as the others, and now and then two come in a row.
+        let batches: Vec<(u64, u64)> =
+            (0..4000).map(|i| (1, if i % 50 < 1 + i / 500 % 2 { 60_000 } else { 2_000 })).collect();
+        let usual: u64 = batches[..1500].iter().map(|(_, micros)| micros).sum::<u64>() / 1500;
+        for length in 1500..2500 {
+            let told = learned(&batches[..length]).of(1, 1).get();
+            assert!(told < 3 * usual, "{told} after {length}");
+        }
+    }
+
+    #[test]
+    fn while_all_batches_have_one_size_a_larger_one_is_to_be_tried() {
+        let mut model = CostModel::default();
+        assert_eq!(model.units_to_learn(), 0);
+        let mut largest = 1;
+        // 400 ms a batch, whatever its size: within 50 ms no second row has room.
+        for _ in 0..12 {
+            model.observe(largest, Micros::from_ms(400), Micros::from_ms(400));
+            let cost = model.cost().expect("observed");
+            let room = cost.units_within(Micros::from_ms(50).max(cost.fixed.times(2))).max(model.units_to_learn());
+            largest = room.min(64);
+        }
+        assert_eq!(largest, 64, "{model:?}");
     }
 
     #[test]

@@ -108,14 +108,21 @@ impl Queue {
         });
     }
 
-    /// Takes out the next batch; empty only when nothing waits.
-    pub fn pull(&mut self, rules: &BatchRules, cost: Cost) -> Vec<Pulled> {
+    /// The job that runs next, unless a row that must run alone does: its deadline, and what is left of it.
+    #[must_use]
+    pub fn first(&self) -> Option<(JobId, MonoTime, Work)> {
+        let next = self.jobs.first_key_value().filter(|_| self.alone.is_empty());
+        next.map(|(&(deadline, job), waiting)| (job, deadline, waiting.left()))
+    }
+
+    /// Takes out the next batch; empty only when nothing waits. `units_to_learn` as in [`batch::take`].
+    pub fn pull(&mut self, rules: &BatchRules, cost: Cost, units_to_learn: u64) -> Vec<Pulled> {
         let pulled: Vec<Pulled> = match self.alone.pop_front() {
             Some(alone) => {
                 self.alone_units -= u64::from(alone.units);
                 vec![alone]
             }
-            None => self.pull_jobs(rules, cost),
+            None => self.pull_jobs(rules, cost, units_to_learn),
         };
         self.rows -= pulled.len() as u64;
         self.units -= pulled.iter().map(|pulled| u64::from(pulled.units)).sum::<u64>();
@@ -123,9 +130,9 @@ impl Queue {
         pulled
     }
 
-    fn pull_jobs(&mut self, rules: &BatchRules, cost: Cost) -> Vec<Pulled> {
+    fn pull_jobs(&mut self, rules: &BatchRules, cost: Cost, units_to_learn: u64) -> Vec<Pulled> {
         let waiting = self.jobs.values().flat_map(|waiting| waiting.units[waiting.next..].iter().copied());
-        let mut left = batch::take(rules, cost, waiting);
+        let mut left = batch::take(rules, cost, units_to_learn, waiting);
         let mut pulled = Vec::with_capacity(left);
         while 0 < left {
             let mut first = self.jobs.first_entry().expect("batch::take counts only rows that are there");
@@ -238,9 +245,9 @@ mod tests {
         let mut queue = Queue::default();
         queue.push(JobId(1), at(90), Arc::from([1; 5]));
         queue.push(JobId(2), at(50), Arc::from([1; 2]));
-        assert_eq!(rows_of(&queue.pull(&rules(4), Cost::default())), [(2, 0), (2, 1), (1, 0), (1, 1)]);
-        assert_eq!(rows_of(&queue.pull(&rules(4), Cost::default())), [(1, 2), (1, 3), (1, 4)]);
-        assert!(queue.pull(&rules(4), Cost::default()).is_empty());
+        assert_eq!(rows_of(&queue.pull(&rules(4), Cost::default(), 0)), [(2, 0), (2, 1), (1, 0), (1, 1)]);
+        assert_eq!(rows_of(&queue.pull(&rules(4), Cost::default(), 0)), [(1, 2), (1, 3), (1, 4)]);
+        assert!(queue.pull(&rules(4), Cost::default(), 0).is_empty());
     }
 
     #[test]
@@ -248,8 +255,8 @@ mod tests {
         let mut queue = Queue::default();
         queue.push(JobId(1), at(1), Arc::from([1; 2]));
         queue.push_alone(Pulled { row: RowRef { job: JobId(7), row: 3 }, units: 9 });
-        assert_eq!(rows_of(&queue.pull(&rules(9), Cost::default())), [(7, 3)]);
-        assert_eq!(rows_of(&queue.pull(&rules(9), Cost::default())), [(1, 0), (1, 1)]);
+        assert_eq!(rows_of(&queue.pull(&rules(9), Cost::default(), 0)), [(7, 3)]);
+        assert_eq!(rows_of(&queue.pull(&rules(9), Cost::default(), 0)), [(1, 0), (1, 1)]);
     }
 
     #[test]
@@ -260,7 +267,7 @@ mod tests {
         for (deadline_ms, expected) in [(49, 0), (50, 3), (89, 3), (90, 13)] {
             assert_eq!(queue.before(at(deadline_ms)).units, expected, "{deadline_ms} ms");
         }
-        drop(queue.pull(&rules(1), Cost::default()));
+        drop(queue.pull(&rules(1), Cost::default(), 0));
         queue.push_alone(Pulled { row: RowRef { job: JobId(7), row: 3 }, units: 100 });
         assert_eq!((queue.before(at(0)).units, queue.before(at(50)).units), (100, 102));
     }
@@ -295,7 +302,7 @@ mod tests {
                     queue.push_alone(Pulled { row: RowRef { job, row: 0 }, units: 4 });
                     queue.remove(job, deadline);
                 }
-                _ => drop(queue.pull(&rules(3), Cost::default())),
+                _ => drop(queue.pull(&rules(3), Cost::default(), 0)),
             }
             let rows: usize = queue.jobs.values().map(|waiting| waiting.units.len() - waiting.next).sum();
             assert_eq!(queue.rows(), (rows + queue.alone.len()) as u64);

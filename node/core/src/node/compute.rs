@@ -92,10 +92,11 @@ impl Node {
     /// Gives the device batches as long as it has a slot for one.
     pub(super) fn pull(&mut self, now: MonoTime, effects: &mut Vec<Effect>) {
         while (self.running.len() as u64) < self.slots() && self.engine == EngineState::Ready {
+            self.end_what_would_be_late(now, effects);
             if self.queue.rows() == 0 {
                 return;
             }
-            let rows = self.queue.pull(&self.rules.batch, self.cost_here());
+            let rows = self.queue.pull(&self.rules.batch, self.cost_here(), self.cost.units_to_learn());
             for pulled in &rows {
                 if let Some(Job { here: Some(stay), .. }) = self.jobs.get_mut(&pulled.row.job) {
                     stay.started = true;
@@ -107,6 +108,21 @@ impl Node {
             effects.push(Effect::Run { batch, rows: rows.iter().map(|pulled| pulled.row).collect() });
             let units = rows.iter().map(|pulled| u64::from(pulled.units)).sum();
             self.running.push(Running { batch, rows, units, started: now });
+        }
+    }
+
+    /// A job that cannot be done by its deadline any more would take the time of those behind it, so that they would be
+    /// late in turn: under twice the load that can be served a fifth of the device went into answers that nobody waited
+    /// for. With nobody behind it, it is tried, because the estimate may be wrong.
+    fn end_what_would_be_late(&mut self, now: MonoTime, effects: &mut Vec<Effect>) {
+        let cost = self.cost_here();
+        while let Some((id, deadline, left)) = self.queue.first() {
+            let late = deadline < now + cost.of(left.units, 1);
+            if !late || left == self.queue.all() || !self.jobs[&id].flights.is_empty() {
+                return;
+            }
+            self.tally.count(Rule::Expired);
+            self.finish(now, id, Outcome::Expired, effects);
         }
     }
 

@@ -39,8 +39,8 @@ fn a_deadline_ends_a_job_in_the_queue_on_the_device_and_on_a_peer() {
 
 #[test]
 fn a_job_that_no_node_can_end_in_time_is_refused_at_once_with_a_time_to_come_back() {
-    let mut stage = hot_until(405, &[peer("a", 600)]);
-    let effects = stage.feed(1, callers(1, &[1], 405));
+    let mut stage = hot_until(445, &[peer("a", 600)]);
+    let effects = stage.feed(1, callers(1, &[1], 445));
     let [Effect::Finish { outcome, placements: 0, .. }] = &effects[..] else { panic!("{effects:?}") };
     let shoal_core::node::Outcome::Overloaded { retry_after } = outcome else { panic!("{outcome:?}") };
     let rules = AdmissionRules::default();
@@ -70,7 +70,7 @@ fn a_peer_that_allows_less_time_does_not_end_a_job_that_has_time_left() {
 #[test]
 fn a_job_with_hope_only_on_a_peer_goes_there_although_the_margin_is_not_reached() {
     // 410 ms here, 381 ms there: within the margin of 41 ms, but only the peer is in time.
-    hot_until(405, &[peer("a", 370)]).play(&[(1, callers(1, &[1], 405), &["forward 1#1 to a"])]);
+    hot_until(445, &[peer("a", 370)]).play(&[(1, callers(1, &[1], 445), &["forward 1#1 to a"])]);
 }
 
 #[test]

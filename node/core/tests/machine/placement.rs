@@ -148,8 +148,8 @@ fn a_peer_that_has_just_started_is_used_where_the_job_would_else_be_refused() {
 
 #[test]
 fn the_last_placement_goes_to_a_third_peer_when_this_node_would_be_too_late() {
-    let mut stage = hot_until(405, &[peer("a", 0), peer("b", 0), peer("c", 0)]);
-    let mut effects = stage.feed(1, callers(1, &[1], 405));
+    let mut stage = hot_until(445, &[peer("a", 0), peer("b", 0), peer("c", 0)]);
+    let mut effects = stage.feed(1, callers(1, &[1], 445));
     let mut asked = Vec::new();
     while let Some((job, attempt, peer)) = forwarded(&effects) {
         effects = stage.feed(2, broke(job, attempt, &peer));
