@@ -98,6 +98,7 @@ async fn one(options: &Options, name: &str, scenario: &Scenario, report: Report)
     let mut plan = options.plan.plan(scenario.nodes, private_cluster_name(), Some(scenario.engine.clone()))?;
     plan.environment = scenario.environment();
     plan.late = scenario.late.iter().map(|&node| usize::from(node) - 1).collect();
+    plan.proxy_seed = scenario.has_links().then_some(options.seed);
     plan.log_level = log::LOG_LEVEL.to_owned();
     let file_name =
         PathBuf::from(name).file_stem().map_or_else(|| name.to_owned(), |stem| stem.to_string_lossy().into());

@@ -84,6 +84,7 @@ impl PlanOptions {
             log_level: "info".to_owned(),
             late: Vec::new(),
             directory,
+            proxy_seed: None,
         })
     }
 }

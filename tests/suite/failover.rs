@@ -91,3 +91,18 @@ fn after_the_death_of_all_nodes_the_shoal_comes_back_by_itself() {
     let judgement = drill("restart-all");
     assert!(0 < count(&judgement, "failed_own_door"), "nobody noticed that all nodes were dead");
 }
+
+#[test]
+fn a_network_in_two_parts_serves_in_both() {
+    drill("partition");
+}
+
+#[test]
+fn what_one_node_sends_to_another_may_be_lost() {
+    drill("one-way");
+}
+
+#[test]
+fn a_fifth_of_all_gossip_may_be_lost() {
+    drill("gossip-loss");
+}

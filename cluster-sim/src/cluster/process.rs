@@ -12,9 +12,11 @@ use std::io::{Read, Seek, SeekFrom};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
+use cluster_sim::proxy::FaultProxy;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, ChildStdin, Command};
 
@@ -43,32 +45,27 @@ pub(crate) struct NodeProcess {
     /// what it still has of its own, and a node that drains would take that for the death of its parent.
     stdin: Option<ChildStdin>,
     ended: Option<ExitStatus>,
+    /// Who has to know the process at every start, and which node it is there.
+    proxy: Option<(Arc<FaultProxy>, usize)>,
 }
 
 impl NodeProcess {
-    /// # Errors
-    /// The log cannot be opened or the program cannot be started; the text names the file.
-    pub(crate) fn start(command: NodeCommand) -> Result<Self> {
-        let mut node = Self::prepare(command);
-        node.start_again()?;
-        Ok(node)
-    }
-
-    /// A node that is to be started later, by [`NodeProcess::start_again`].
+    /// A node that does not run yet.
     pub(crate) fn prepare(command: NodeCommand) -> Self {
-        Self { command, child: None, stdin: None, ended: None }
+        Self { command, child: None, stdin: None, ended: None, proxy: None }
     }
 
-    /// Starts a node that does not run, under the same id and with the same addresses and data directory as before.
+    /// Starts a node that does not run; again under the same id and with the same addresses and data directory.
     ///
     /// # Errors
-    /// As [`NodeProcess::start`]; also when it runs.
-    pub(crate) fn start_again(&mut self) -> Result<()> {
+    /// The log cannot be opened or the program cannot be started; the text names the file. It runs already.
+    pub(crate) fn start(&mut self) -> Result<()> {
         ensure!(!self.is_running(), "{} runs already", self.command.node_id);
         let mut child = spawn(&self.command)?;
         self.stdin = child.stdin.take();
         self.child = Some(child);
         self.ended = None;
+        self.tell_pid();
         Ok(())
     }
 
@@ -80,6 +77,19 @@ impl NodeProcess {
     /// It runs, or has ended.
     pub(crate) fn was_started(&self) -> bool {
         self.child.is_some()
+    }
+
+    /// From now on the proxy knows the connections of this node, its `index`-th, whenever it is started. Called right
+    /// before or after the first start, before the node has read its configuration.
+    pub(crate) fn introduce(&mut self, proxy: Arc<FaultProxy>, index: usize) {
+        self.proxy = Some((proxy, index));
+        self.tell_pid();
+    }
+
+    fn tell_pid(&self) {
+        if let Some((proxy, index)) = &self.proxy {
+            proxy.learn_pid(*index, self.pid());
+        }
     }
 
     pub(crate) fn node_id(&self) -> &str {
@@ -217,15 +227,16 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(10);
 
     fn shell(directory: &tempfile::TempDir, script: &str) -> NodeProcess {
-        NodeProcess::start(NodeCommand {
+        let mut node = NodeProcess::prepare(NodeCommand {
             node_id: "node-1".to_owned(),
             program: "/bin/sh".into(),
             arguments: vec!["-c".into(), script.into()],
             environment: Vec::new(),
             api: SocketAddr::from(([127, 0, 0, 1], 1)),
             log: directory.path().join("node-1.log"),
-        })
-        .unwrap()
+        });
+        node.start().unwrap();
+        node
     }
 
     #[tokio::test]
@@ -254,14 +265,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_killed_child_is_told_apart_from_one_that_exits_and_can_start_again() {
+    async fn a_killed_child_is_told_apart_from_one_that_exits_and_can_start() {
         let directory = tempfile::tempdir().unwrap();
         let mut node = shell(&directory, "cat");
         let first = node.pid().unwrap();
         node.kill().unwrap();
         assert_eq!(describe_end(node.wait(LIMIT).await.unwrap()), "signal 9");
         assert!(node.kill().is_err(), "an id that may belong to somebody else must not get a signal");
-        node.start_again().unwrap();
+        node.start().unwrap();
         assert_ne!(node.pid(), Some(first));
         node.terminate().unwrap();
         assert_eq!(describe_end(node.wait(LIMIT).await.unwrap()), "signal 15");

@@ -36,7 +36,8 @@ fn read_log(log: &Path, epoch_unix_us: u64, told: &mut Told) -> Result<()> {
         let line = line?;
         let Ok(line) = std::str::from_utf8(&line) else { continue };
         let Some((unix_us, rest)) = stamp(line) else { continue };
-        let at_us = unix_us.saturating_sub(epoch_unix_us);
+        // What was written before the load began is of the start.
+        let Some(at_us) = unix_us.checked_sub(epoch_unix_us) else { continue };
         let Some(peer) = field(rest, "peer") else { continue };
         if rest.contains(": a forward broke ") {
             told.broke.push((at_us, peer.to_owned()));
@@ -108,7 +109,8 @@ nonsense
 1970-01-01T00:00:12.000000Z DEBUG shoal::shell::effects: a forward broke peer=node-3 fault=no connection request=r
 1970-01-01T00:00:13.000000Z DEBUG shoal::shell::effects: something else peer=node-3
 ";
-        std::fs::write(&log, text).unwrap();
+        std::fs::write(&log, text.replace("00:00:10.000000Z", "00:00:08.999999Z").replace("alive=true", "alive=false"))
+            .unwrap();
         let told = read_logs(&[log, directory.path().join("none.log")], 9_000_000).unwrap();
         assert_eq!(told.called_dead, [(2_000_000, "node-2".to_owned())]);
         assert_eq!(told.broke, [(3_000_000, "node-3".to_owned())]);

@@ -118,6 +118,26 @@ pub(crate) enum Step {
     Control { node: Nodes, words: String },
     /// From now on so many times the rate of the beginning.
     Rate { times: f64 },
+    /// What nodes send each other is cut, lost or delayed, in one direction or in both; said again, it replaces what
+    /// was said of the same nodes.
+    Link {
+        from: Nodes,
+        to: Nodes,
+        #[serde(default)]
+        both_ways: bool,
+        /// Of these alone.
+        only: Option<Protocol>,
+        #[serde(default)]
+        passage: Way,
+        #[serde(default)]
+        delay_ms: u64,
+        #[serde(default)]
+        jitter_ms: u64,
+        #[serde(default)]
+        loss: f64,
+    },
+    /// Everything passes again.
+    Heal,
     /// From now on so many of a thousand texts carry the word [`POISON`].
     Poison { permille: u32 },
     /// Until the node has computed so much of what was answered since this step began.
@@ -140,6 +160,28 @@ pub(crate) enum Step {
     UntilWorksAgain { node: u16 },
     /// Until all that run see all that run.
     UntilFormed,
+}
+
+/// What a link carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Protocol {
+    /// Jobs and pings.
+    Tcp,
+    /// Gossip.
+    Udp,
+}
+
+/// Whether anything passes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Way {
+    #[default]
+    Open,
+    /// As if the cable were pulled.
+    Cut,
+    /// As by a firewall that rejects.
+    Reset,
 }
 
 /// One node or several, counted from 1.
@@ -194,13 +236,16 @@ fn ten() -> f64 {
 }
 
 /// The drills that are built in, in the order of `drill all`.
-const BUILT_IN: [(&str, &str); 11] = [
+const BUILT_IN: [(&str, &str); 14] = [
     ("kill", include_str!("../../../config/drills/kill.toml")),
     ("door", include_str!("../../../config/drills/door.toml")),
     ("stop", include_str!("../../../config/drills/stop.toml")),
     ("term", include_str!("../../../config/drills/term.toml")),
     ("rolling", include_str!("../../../config/drills/rolling.toml")),
     ("slow", include_str!("../../../config/drills/slow.toml")),
+    ("partition", include_str!("../../../config/drills/partition.toml")),
+    ("one-way", include_str!("../../../config/drills/one-way.toml")),
+    ("gossip-loss", include_str!("../../../config/drills/gossip-loss.toml")),
     ("herd", include_str!("../../../config/drills/herd.toml")),
     ("join", include_str!("../../../config/drills/join.toml")),
     ("restart-all", include_str!("../../../config/drills/restart-all.toml")),
@@ -269,10 +314,9 @@ impl Scenario {
         );
         ensure!(doors.iter().all(|weight| (0.0..=1e6).contains(weight)), "load.doors: weights are 0 to 1000000");
         self.rate_per_s()?;
-        for node in
-            self.steps().flat_map(Step::nodes).chain(&self.late).chain(self.expect.iter().flat_map(|it| &it.node))
-        {
-            ensure!((1..=self.nodes).contains(node), "node {node}: there are nodes 1 to {}", self.nodes);
+        let expected = self.expect.iter().filter_map(|expectation| expectation.node);
+        for node in self.steps().flat_map(Step::nodes).chain(self.late.iter().copied()).chain(expected) {
+            ensure!((1..=self.nodes).contains(&node), "node {node}: there are nodes 1 to {}", self.nodes);
         }
         let phases: BTreeSet<&str> = self.phases().collect();
         for expectation in &self.expect {
@@ -317,6 +361,11 @@ impl Scenario {
         Ok(rate_per_s)
     }
 
+    /// Whether faults are put between the nodes.
+    pub(crate) fn has_links(&self) -> bool {
+        self.steps().any(|step| matches!(step, Step::Link { .. }))
+    }
+
     pub(crate) fn may_refuse(&self) -> bool {
         self.load.may_refuse
     }
@@ -348,8 +397,9 @@ impl Scenario {
 }
 
 impl Step {
-    fn nodes(&self) -> &[u16] {
-        match self {
+    fn nodes(&self) -> Vec<u16> {
+        let nodes = match self {
+            Self::Link { from, to, .. } => return [from.all(), to.all()].concat(),
             Self::Kill { node }
             | Self::Term { node }
             | Self::Stop { node }
@@ -363,8 +413,14 @@ impl Step {
             | Self::UntilGivenUp { node }
             | Self::UntilLeftAlone { node }
             | Self::UntilWorksAgain { node } => std::slice::from_ref(node),
-            Self::Phase { .. } | Self::Wait { .. } | Self::Rate { .. } | Self::Poison { .. } | Self::UntilFormed => &[],
-        }
+            Self::Phase { .. }
+            | Self::Wait { .. }
+            | Self::Rate { .. }
+            | Self::Poison { .. }
+            | Self::Heal
+            | Self::UntilFormed => &[],
+        };
+        nodes.to_vec()
     }
 
     fn check(&self) -> Result<()> {
@@ -373,6 +429,12 @@ impl Step {
                 for seconds in [Some(*seconds), *seconds_long].into_iter().flatten() {
                     ensure!((0.0..=3600.0).contains(&seconds), "wait: {seconds} s is not between 0 and 3600");
                 }
+            }
+            Self::Link { from, to, loss, delay_ms, jitter_ms, .. } => {
+                ensure!((0.0..=1.0).contains(loss), "link: a loss of {loss} is no share from 0 to 1");
+                ensure!(delay_ms.saturating_add(*jitter_ms) <= 60_000, "link: a delay is at most 60000 ms");
+                let to_itself = from.all().iter().find(|node| to.all().contains(node));
+                ensure!(to_itself.is_none(), "link: node {} has none to itself", to_itself.unwrap_or(&0));
             }
             Self::Rate { times } => ensure!((0.01..=1000.0).contains(times), "rate: {times} is not 0.01 to 1000"),
             Self::Poison { permille } => ensure!(*permille <= 1000, "poison: {permille} is not 0 to 1000"),

@@ -10,10 +10,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use cluster_sim::proxy::{FaultProxy, Faults, Passage, Rule};
 
 use super::evidence::{Evidence, Fault, FaultKind, Phase, Setting};
 use super::log::read_logs;
-use super::scenario::{POISON, Scenario, Step};
+use super::scenario::{POISON, Protocol, Scenario, Step, Way};
 use super::watch::{Forwards, LOOK_EVERY, forwards_to, not_at_rest, total, until_left};
 use crate::cluster::{Cluster, ClusterPlan, Stopped, describe_end};
 use crate::http::Client;
@@ -198,10 +199,12 @@ impl Stage<'_> {
             }
             Step::Start { node } => {
                 for node in indices(node.all()) {
-                    self.cluster.node_mut(node).start_again()?;
+                    self.cluster.node_mut(node).start()?;
                     self.came_back(node);
                 }
             }
+            Step::Link { .. } => self.link(step)?,
+            Step::Heal => self.proxy()?.heal(),
             Step::UntilWorks { node, percent } => self.until_works(index(*node), percent / 100.0).await?,
             Step::UntilHoldsWork { node } => self.until_holds_work(index(*node)).await?,
             Step::UntilEnded { node } => {
@@ -228,6 +231,38 @@ impl Stage<'_> {
                     if fault.back_us.is_some() {
                         fault.seen_us.get_or_insert(now_us);
                     }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn proxy(&self) -> Result<&FaultProxy> {
+        self.cluster.proxy().context("there is no proxy between the nodes: no step of the drill has a link")
+    }
+
+    fn link(&self, step: &Step) -> Result<()> {
+        let Step::Link { from, to, both_ways, only, passage, delay_ms, jitter_ms, loss } = step else {
+            bail!("this is no link");
+        };
+        let passage = match passage {
+            Way::Open => Passage::Open,
+            Way::Cut => Passage::Cut,
+            Way::Reset => Passage::Reset,
+        };
+        let (delay, jitter) = (Duration::from_millis(*delay_ms), Duration::from_millis(*jitter_ms));
+        let faults = Faults { passage, delay, jitter, loss: *loss, duplicate: 0.0 };
+        let rule = match only {
+            None => Rule::both(faults),
+            Some(Protocol::Tcp) => Rule::tcp(faults),
+            Some(Protocol::Udp) => Rule::udp(faults),
+        };
+        let proxy = self.proxy()?;
+        for from in indices(from.all()) {
+            for to in indices(to.all()) {
+                proxy.set(from, to, rule)?;
+                if *both_ways {
+                    proxy.set(to, from, rule)?;
                 }
             }
         }
