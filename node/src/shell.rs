@@ -36,7 +36,7 @@ use crate::compute::{Compute, ComputeEvent};
 use crate::forward::PeerClient;
 use crate::gossip::{Gossip, GossipEvent, Member};
 use crate::sample::{GpuState, Sample};
-use crate::telemetry::{PeerState, Telemetry};
+use crate::telemetry::{GossipMetrics, PeerState, Telemetry};
 use call::Call;
 use changes::Changes;
 use doubt::Doubts;
@@ -164,6 +164,12 @@ impl Shell {
     pub fn attach_gossip(&self, gossip: Gossip) {
         self.0.gossip.set(gossip).expect("gossip is attached once");
         self.drive(Input::Tick);
+    }
+
+    /// Where the datagrams of gossip are counted.
+    #[must_use]
+    pub fn gossip_metrics(&self) -> GossipMetrics {
+        self.0.telemetry.gossip.clone()
     }
 
     /// Tells the machine the time until the future is dropped.

@@ -5,6 +5,7 @@
 //! Readers: `deploy/README.md` lists each metric.
 
 mod decisions;
+mod gossip;
 mod record;
 
 use std::collections::BTreeSet;
@@ -27,6 +28,7 @@ use shoal_core::time::MonoTime;
 
 use crate::sample::{GpuState, Sample};
 use decisions::Decisions;
+pub use gossip::{GossipMetrics, Traffic};
 pub use record::RecordMetrics;
 
 /// Labels of `shoal_http_requests_total`.
@@ -125,6 +127,7 @@ pub struct Telemetry {
     bytes_in_flight: Gauge<i64, AtomicI64>,
     wait_seconds: Gauge<f64, AtomicU64>,
     pub peers: Family<PeerState, Gauge>,
+    pub gossip: GossipMetrics,
     pub record: RecordMetrics,
     decisions: Decisions,
     gpu_state: Family<GpuStateLabel, Gauge>,
@@ -167,6 +170,7 @@ impl Telemetry {
             bytes_in_flight: Gauge::default(),
             wait_seconds: Gauge::default(),
             peers: Family::default(),
+            gossip: GossipMetrics::new(&mut registry),
             record: RecordMetrics::new(&mut registry),
             decisions: Decisions::default(),
             gpu_state: Family::default(),
