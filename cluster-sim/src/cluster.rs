@@ -43,6 +43,8 @@ pub(crate) struct ClusterPlan {
     pub(crate) threads_per_node: usize,
     /// Data and logs; `None` = a new directory under the system's place for temporary files.
     pub(crate) directory: Option<PathBuf>,
+    /// Every node records its decisions, and tells whoever asks why a job went where it went.
+    pub(crate) record: bool,
 }
 
 /// The running shoal.
@@ -154,6 +156,11 @@ impl Cluster {
         &self.directory
     }
 
+    /// Where node `index` records its decisions, if the plan says so.
+    pub(crate) fn recording(&self, index: usize) -> PathBuf {
+        recording(&self.directory.join(self.nodes[index].node_id()))
+    }
+
     /// Complains about the first node that has ended, with the end of its log.
     ///
     /// # Errors
@@ -238,6 +245,10 @@ fn node_command(plan: &ClusterPlan, ports: &[NodePorts], index: usize, directory
             flag("--seed", seed.peer.to_string().into());
         }
     }
+    if plan.record {
+        flag("--record", recording(&data).into());
+        flag("--config", explaining(directory)?.into());
+    }
     flag("--data-dir", data.into());
     flag("--threads", plan.threads_per_node.to_string().into());
     flag("--log-level", "info".into());
@@ -249,6 +260,17 @@ fn node_command(plan: &ClusterPlan, ports: &[NodePorts], index: usize, directory
     }
     let log = directory.join(format!("{node_id}.log"));
     Ok(NodeCommand { node_id, program: plan.shoal.clone(), arguments, api: own.api, log })
+}
+
+fn recording(data: &Path) -> PathBuf {
+    data.join("decisions.jsonl")
+}
+
+/// A configuration file that lets callers ask why: there is no flag for it.
+fn explaining(directory: &Path) -> Result<PathBuf> {
+    let file = directory.join("explain.toml");
+    std::fs::write(&file, "[api]\nexplain = true\n").with_context(|| format!("writing {}", file.display()))?;
+    Ok(file)
 }
 
 fn make_private_directory(directory: &Path) -> Result<()> {
@@ -306,6 +328,7 @@ mod tests {
             engine: Some("synthetic:1ms".to_owned()),
             threads_per_node: 1,
             directory: None,
+            record: false,
         };
         let directory = tempfile::tempdir().unwrap();
         let command = node_command(&plan, &ports, 1, directory.path()).unwrap();

@@ -93,6 +93,8 @@ impl std::error::Error for CallError {}
 #[derive(Debug)]
 pub(crate) struct Client {
     address: SocketAddr,
+    /// The node is asked, with every request, to say why it went where it went.
+    asks_why: bool,
     idle: Mutex<Vec<Idle>>,
 }
 
@@ -111,7 +113,12 @@ struct Connection {
 
 impl Client {
     pub(crate) fn new(address: SocketAddr) -> Self {
-        Self { address, idle: Mutex::new(Vec::new()) }
+        Self { address, asks_why: false, idle: Mutex::new(Vec::new()) }
+    }
+
+    /// A client whose every request asks the node why it went where it went.
+    pub(crate) fn that_asks_why(address: SocketAddr) -> Self {
+        Self { asks_why: true, ..Self::new(address) }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -131,11 +138,15 @@ impl Client {
     }
 
     async fn call(&self, method: Method, path: &str, body: Bytes, limit: Duration) -> Result<Answer, CallError> {
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(path)
             .header(HOST, self.address.to_string())
-            .header(CONTENT_TYPE, "application/json")
+            .header(CONTENT_TYPE, "application/json");
+        if self.asks_why {
+            request = request.header("x-shoal-explain", "1");
+        }
+        let request = request
             .body(Full::new(body))
             .map_err(|error| CallError::Invalid(format!("the request itself: {error}")))?;
         tokio::time::timeout(limit, self.exchange(request)).await.unwrap_or(Err(CallError::TimedOut))

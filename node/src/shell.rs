@@ -294,6 +294,9 @@ impl Shell {
         self.0.telemetry.keep_peers(gone.map(|member| member.id.to_string()));
         for member in &members {
             let old = before.iter().find(|old| old.id == member.id);
+            if old.is_some_and(|old| old.alive) && !member.alive {
+                self.0.telemetry.peers_lost.inc();
+            }
             if old.is_none_or(|old| (old.alive, &old.engine) != (member.alive, &member.engine)) {
                 let Member { id, alive, engine, peer_addr, model, .. } = member;
                 tracing::info!(peer = %id, alive, %engine, %peer_addr, %model, "peer");

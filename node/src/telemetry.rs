@@ -127,6 +127,7 @@ pub struct Telemetry {
     bytes_in_flight: Gauge<i64, AtomicI64>,
     wait_seconds: Gauge<f64, AtomicU64>,
     pub peers: Family<PeerState, Gauge>,
+    pub peers_lost: Counter,
     pub gossip: GossipMetrics,
     pub record: RecordMetrics,
     decisions: Decisions,
@@ -170,6 +171,7 @@ impl Telemetry {
             bytes_in_flight: Gauge::default(),
             wait_seconds: Gauge::default(),
             peers: Family::default(),
+            peers_lost: Counter::default(),
             gossip: GossipMetrics::new(&mut registry),
             record: RecordMetrics::new(&mut registry),
             decisions: Decisions::default(),
@@ -217,6 +219,7 @@ impl Telemetry {
             told.wait_seconds.clone(),
         );
         registry.register("peers", "Other nodes that gossip knows", told.peers.clone());
+        registry.register("peers_lost", "Times that gossip called a peer dead that had lived", told.peers_lost.clone());
         told.decisions.register(&mut registry);
         registry.register("gpu_state", "1 for the state that the GPUs are in", told.gpu_state.clone());
         registry.register("gpu_busy_ratio", "Share of the last second in which it ran", told.gpu_busy_ratio.clone());
