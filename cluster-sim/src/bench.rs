@@ -2,8 +2,11 @@
 //!
 //! For `main`. One module a benchmark; each says its method and its goal.
 
+mod estimate;
+mod scale;
 mod skew;
 mod step;
+mod usage;
 
 use std::process::ExitCode;
 
@@ -11,6 +14,8 @@ use anyhow::Result;
 
 #[derive(Clone, Debug, clap::Subcommand)]
 pub(crate) enum Bench {
+    Estimate(estimate::Options),
+    Scale(scale::Options),
     Skew(skew::Options),
     Step(step::Options),
 }
@@ -19,6 +24,8 @@ pub(crate) enum Bench {
 /// The shoal did not form or a benchmark could not be made.
 pub(crate) async fn run(bench: Bench) -> Result<ExitCode> {
     match bench {
+        Bench::Estimate(options) => estimate::run(options).await,
+        Bench::Scale(options) => scale::run(options).await,
         Bench::Skew(options) => skew::run(options).await,
         Bench::Step(options) => step::run(&options),
     }

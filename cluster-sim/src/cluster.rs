@@ -53,6 +53,8 @@ pub(crate) struct ClusterPlan {
     pub(crate) directory: Option<PathBuf>,
     /// Puts a fault proxy between the nodes, with this seed of its chance; see [`Cluster::proxy`].
     pub(crate) proxy_seed: Option<u64>,
+    /// Every node records its decisions, and tells whoever asks why a job went where it went.
+    pub(crate) record: bool,
 }
 
 /// The running shoal.
@@ -181,6 +183,11 @@ impl Cluster {
         &self.directory
     }
 
+    /// Where node `index` records its decisions, if the plan says so.
+    pub(crate) fn recording(&self, index: usize) -> PathBuf {
+        recording(&self.directory.join(self.nodes[index].node_id()))
+    }
+
     /// Complains about the first node that has ended unnoticed, with the end of its log.
     ///
     /// # Errors
@@ -275,6 +282,9 @@ fn node_command(plan: &ClusterPlan, ports: &[NodePorts], index: usize, directory
             flag("--seed", seed.advertise.to_string().into());
         }
     }
+    if plan.record {
+        flag("--record", recording(&data).into());
+    }
     flag("--data-dir", data.into());
     flag("--threads", plan.threads_per_node.to_string().into());
     flag("--log-level", plan.log_level.clone().into());
@@ -285,8 +295,15 @@ fn node_command(plan: &ClusterPlan, ports: &[NodePorts], index: usize, directory
         flag("--engine", engine.into());
     }
     let log = directory.join(format!("{node_id}.log"));
-    let (program, environment) = (plan.shoal.clone(), plan.environment.clone());
+    let (program, mut environment) = (plan.shoal.clone(), plan.environment.clone());
+    if plan.record {
+        environment.push(("SHOAL__API__EXPLAIN".to_owned(), "true".to_owned()));
+    }
     Ok(NodeCommand { node_id, program, arguments, environment, api: own.api, log })
+}
+
+fn recording(data: &Path) -> PathBuf {
+    data.join("decisions.jsonl")
 }
 
 fn make_private_directory(directory: &Path) -> Result<()> {
@@ -351,6 +368,7 @@ mod tests {
             late: Vec::new(),
             directory: None,
             proxy_seed: None,
+            record: false,
         }
     }
 

@@ -93,6 +93,8 @@ impl std::error::Error for CallError {}
 #[derive(Debug)]
 pub(crate) struct Client {
     address: SocketAddr,
+    /// The node is asked, with every request, to say why it went where it went.
+    asks_why: bool,
     idle: Mutex<Vec<Idle>>,
 }
 
@@ -111,7 +113,12 @@ struct Connection {
 
 impl Client {
     pub(crate) fn new(address: SocketAddr) -> Self {
-        Self { address, idle: Mutex::new(Vec::new()) }
+        Self { address, asks_why: false, idle: Mutex::new(Vec::new()) }
+    }
+
+    /// A client whose every request asks the node why it went where it went.
+    pub(crate) fn that_asks_why(address: SocketAddr) -> Self {
+        Self { asks_why: true, ..Self::new(address) }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -153,6 +160,9 @@ impl Client {
             .header(CONTENT_TYPE, "application/json");
         if let Some(deadline_ms) = deadline_ms {
             request = request.header("x-deadline-ms", deadline_ms);
+        }
+        if self.asks_why {
+            request = request.header("x-shoal-explain", "1");
         }
         let request = request
             .body(Full::new(body))

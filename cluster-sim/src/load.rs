@@ -54,6 +54,13 @@ pub(crate) struct LoadPlan {
     pub(crate) poison: Option<&'static str>,
 }
 
+impl LoadPlan {
+    /// Clients that say nothing of how long they wait.
+    pub(crate) fn new(rate_per_s: f64, weights: Vec<f64>, seed: u64, duration_max: Duration) -> Self {
+        Self { rate_per_s, weights, seed, duration_max, deadline_ms: None, poison: None }
+    }
+}
+
 /// A load that runs. Dropped, it stops sending; requests in flight go on to their own end.
 #[derive(Debug)]
 pub(crate) struct Load {
@@ -290,7 +297,7 @@ mod tests {
     }
 
     fn plan(rate_per_s: f64, duration_max: Duration) -> LoadPlan {
-        LoadPlan { rate_per_s, weights: vec![1.0], seed: 5, duration_max, deadline_ms: None, poison: None }
+        LoadPlan::new(rate_per_s, vec![1.0], 5, duration_max)
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

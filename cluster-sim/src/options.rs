@@ -46,6 +46,12 @@ pub(crate) struct PlanOptions {
 }
 
 impl NodeOptions {
+    /// For a command that chooses the number of nodes itself.
+    pub(crate) fn of(nodes: u16, shoal: Option<PathBuf>, formed_limit_s: u64) -> Self {
+        let how = PlanOptions { shoal, data_dir: None, threads_per_node: None, formed_limit_s, json: false };
+        Self { nodes, how }
+    }
+
     pub(crate) fn formed_limit(&self) -> Duration {
         self.how.formed_limit()
     }
@@ -85,6 +91,7 @@ impl PlanOptions {
             late: Vec::new(),
             directory,
             proxy_seed: None,
+            record: false,
         })
     }
 }
@@ -150,6 +157,12 @@ pub(crate) fn capacity_per_s(engine: &str) -> Option<f64> {
     (0.0 < seconds).then(|| 1.0 / seconds)
 }
 
+/// The part of a batch's time that does not depend on its size, in seconds. `None` as for [`capacity_per_s`].
+pub(crate) fn per_batch_s(engine: &str) -> Option<f64> {
+    let mut parts = engine.strip_prefix("synthetic:")?.split(',').skip(1);
+    parts.find_map(|part| part.trim().strip_prefix("per_batch=")).map_or(Some(0.0), seconds)
+}
+
 /// `20ms`, `500us`, `1s`, `0`.
 fn seconds(text: &str) -> Option<f64> {
     let text = text.trim();
@@ -192,6 +205,19 @@ mod tests {
                 (found, expected) => found == expected,
             };
             assert!(same, "{engine}: {found:?}, not {expected:?}");
+        }
+    }
+
+    #[test]
+    fn the_fixed_part_of_a_batch_is_read_wherever_it_stands() {
+        for (engine, expected) in [
+            ("synthetic:20ms", Some(0.0)),
+            ("synthetic:15ms,burn,per_batch=5ms", Some(0.005)),
+            ("synthetic:15ms,per_batch=1s,exp", Some(1.0)),
+            ("synthetic:15ms,per_batch=soon", None),
+            ("candle", None),
+        ] {
+            assert_eq!(per_batch_s(engine), expected, "{engine}");
         }
     }
 

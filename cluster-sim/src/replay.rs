@@ -176,7 +176,7 @@ fn replay(path: &Path, mut lines: impl BufRead) -> Result<Judgement> {
 }
 
 /// Reads the next line, its end included, into `line`. Returns whether there was any.
-fn next_line(lines: &mut impl BufRead, line: &mut Vec<u8>) -> Result<bool> {
+pub(crate) fn next_line(lines: &mut impl BufRead, line: &mut Vec<u8>) -> Result<bool> {
     line.clear();
     // A whole machine is rare, and its room is not kept.
     line.shrink_to(1 << 20);

@@ -7,15 +7,16 @@
 //! Invariants: the gossip loop is supervised: when it ends it starts again with a larger generation; of several
 //! incarnations of one node id only one is a member: a live one before a dead one, then the newest; what does not parse
 //! is no member.
-//! Not here: what to make of members (`shoal-core`). Datagrams are not sealed yet: chitchat has no authentication, so
-//! the port belongs on a private network; a sealed transport will take the place of [`UdpTransport`] in `run_once`.
+//! Not here: what to make of members (`shoal-core`); the socket (`udp`). Datagrams are not sealed yet: chitchat has no
+//! authentication, so the port belongs on a private network; a sealed transport will take the place of the plain one.
+
+mod udp;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::mpsc as std_mpsc;
 use std::time::Duration;
 
-use chitchat::transport::UdpTransport;
 use chitchat::{Chitchat, ChitchatConfig, ChitchatHandle, ChitchatId, FailureDetectorConfig, spawn_chitchat};
 use shoal_core::id::{BootId, NodeId};
 use shoal_core::load::Report;
@@ -23,7 +24,9 @@ use shoal_core::route::{WEIGHT_DEFAULT, WEIGHT_MAX};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
+use crate::telemetry::GossipMetrics;
 use crate::wire::{self, ReportFault};
+use udp::CountedUdp;
 
 /// How often the members are read. Half a gossip interval by default: what gossip knows is soon known here.
 const READ_INTERVAL: Duration = Duration::from_millis(50);
@@ -128,20 +131,23 @@ pub struct Gossip {
 }
 
 impl Gossip {
-    /// Starts the thread. `announced` is what this node says of itself from the start.
+    /// Starts the thread. `announced` is what this node says of itself from the start; datagrams are counted in
+    /// `metrics`.
     ///
     /// # Errors
     /// The port cannot be bound, or the system gives no thread.
     pub fn start(
         settings: GossipSettings,
         announced: BTreeMap<&'static str, String>,
+        metrics: GossipMetrics,
         tell: impl Fn(GossipEvent) + Send + 'static,
     ) -> Result<Self, String> {
         // Bounded by its writers: the machine publishes at most five times a second.
         let (announcements, inbox) = mpsc::unbounded_channel();
         let (bound, is_bound) = std_mpsc::sync_channel(1);
         let thread = std::thread::Builder::new().name("shoal-gossip".to_owned());
-        let work = move || own_gossip(settings, announced, inbox, &bound, &tell);
+        let udp = CountedUdp { metrics };
+        let work = move || own_gossip(settings, announced, inbox, (&udp, &bound), &tell);
         thread.spawn(work).map_err(|fault| format!("no thread for gossip: {fault}"))?;
         is_bound.recv().map_err(|_| "the gossip thread ended at once".to_owned())??;
         Ok(Self { announcements })
@@ -158,7 +164,7 @@ fn own_gossip(
     mut settings: GossipSettings,
     mut announced: BTreeMap<&'static str, String>,
     mut inbox: mpsc::UnboundedReceiver<(&'static str, String)>,
-    bound: &std_mpsc::SyncSender<Result<(), String>>,
+    (udp, bound): (&CountedUdp, &std_mpsc::SyncSender<Result<(), String>>),
     tell: &impl Fn(GossipEvent),
 ) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -168,7 +174,7 @@ fn own_gossip(
     runtime.block_on(async {
         let mut first = true;
         loop {
-            let started = spawn(&settings, &announced).await;
+            let started = spawn(&settings, &announced, udp).await;
             match started {
                 Ok(handle) => {
                     if first {
@@ -193,6 +199,7 @@ fn own_gossip(
 async fn spawn(
     settings: &GossipSettings,
     announced: &BTreeMap<&'static str, String>,
+    udp: &CountedUdp,
 ) -> Result<ChitchatHandle, String> {
     let config = ChitchatConfig {
         chitchat_id: ChitchatId::new(settings.node_id.as_str(), settings.generation, settings.advertise),
@@ -212,7 +219,7 @@ async fn spawn(
         extra_liveness_predicate: None,
     };
     let initial = announced.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
-    spawn_chitchat(config, initial, &UdpTransport).await.map_err(|fault| format!("{fault:#}"))
+    spawn_chitchat(config, initial, udp).await.map_err(|fault| format!("{fault:#}"))
 }
 
 /// Runs one gossip loop until it ends. Breaks when the node itself stops.
@@ -427,7 +434,7 @@ mod tests {
         let (first, announced) = settings("first", &[]);
         let (told, events) = std_mpsc::channel();
         let seed = first.listen;
-        let _first = Gossip::start(first, announced, move |event| {
+        let _first = Gossip::start(first, announced, GossipMetrics::default(), move |event| {
             if matches!(event, GossipEvent::Members(_)) {
                 // Whoever hears the thread holds it up: nobody ever sends here.
                 let (_nobody, never) = std_mpsc::channel::<()>();
@@ -436,7 +443,7 @@ mod tests {
             let _ = told.send(event);
         });
         let (second, announced) = settings("second", &[seed]);
-        let _second = Gossip::start(second, announced, |_| {});
+        let _second = Gossip::start(second, announced, GossipMetrics::default(), |_| {});
         let limit = Duration::from_secs(20);
         let late = std::iter::from_fn(|| events.recv_timeout(limit).ok()).find_map(|event| match event {
             GossipEvent::Late(late) => Some(late),

@@ -238,7 +238,7 @@ fn start_gossip(config: &Config, identity: &Identity, shell: &Shell) -> Result<G
         (key::BACKUP, u8::from(config.node.backup).to_string()),
     ]);
     let hears = shell.clone();
-    Gossip::start(settings, announced, move |event| hears.on_gossip(event))
+    Gossip::start(settings, announced, shell.gossip_metrics(), move |event| hears.on_gossip(event))
 }
 
 fn start_probe(config: &Config, shell: &Shell) -> io::Result<Probe> {

@@ -36,7 +36,7 @@ use crate::compute::{Compute, ComputeEvent};
 use crate::forward::PeerClient;
 use crate::gossip::{Gossip, GossipEvent, Member};
 use crate::sample::{GpuState, Sample};
-use crate::telemetry::{PeerState, Telemetry};
+use crate::telemetry::{GossipMetrics, PeerState, Telemetry};
 use call::Call;
 use changes::Changes;
 use doubt::Doubts;
@@ -166,6 +166,12 @@ impl Shell {
         self.drive(Input::Tick);
     }
 
+    /// Where the datagrams of gossip are counted.
+    #[must_use]
+    pub fn gossip_metrics(&self) -> GossipMetrics {
+        self.0.telemetry.gossip.clone()
+    }
+
     /// Tells the machine the time until the future is dropped.
     pub async fn tick(&self) {
         let mut ticks = tokio::time::interval(TICK);
@@ -288,6 +294,9 @@ impl Shell {
         self.0.telemetry.keep_peers(gone.map(|member| member.id.to_string()));
         for member in &members {
             let old = before.iter().find(|old| old.id == member.id);
+            if old.is_some_and(|old| old.alive) && !member.alive {
+                self.0.telemetry.peers_lost.inc();
+            }
             if old.is_none_or(|old| (old.alive, &old.engine) != (member.alive, &member.engine)) {
                 let Member { id, alive, engine, peer_addr, model, .. } = member;
                 tracing::info!(peer = %id, alive, %engine, %peer_addr, %model, "peer");

@@ -5,6 +5,7 @@
 //! Readers: `deploy/README.md` lists each metric.
 
 mod decisions;
+mod gossip;
 mod record;
 
 use std::collections::BTreeSet;
@@ -27,6 +28,7 @@ use shoal_core::time::MonoTime;
 
 use crate::sample::{GpuState, Sample};
 use decisions::Decisions;
+pub use gossip::{GossipMetrics, Traffic};
 pub use record::RecordMetrics;
 
 /// Labels of `shoal_http_requests_total`.
@@ -125,6 +127,8 @@ pub struct Telemetry {
     bytes_in_flight: Gauge<i64, AtomicI64>,
     wait_seconds: Gauge<f64, AtomicU64>,
     pub peers: Family<PeerState, Gauge>,
+    pub peers_lost: Counter,
+    pub gossip: GossipMetrics,
     pub record: RecordMetrics,
     decisions: Decisions,
     gpu_state: Family<GpuStateLabel, Gauge>,
@@ -167,6 +171,8 @@ impl Telemetry {
             bytes_in_flight: Gauge::default(),
             wait_seconds: Gauge::default(),
             peers: Family::default(),
+            peers_lost: Counter::default(),
+            gossip: GossipMetrics::new(&mut registry),
             record: RecordMetrics::new(&mut registry),
             decisions: Decisions::default(),
             gpu_state: Family::default(),
@@ -213,6 +219,7 @@ impl Telemetry {
             told.wait_seconds.clone(),
         );
         registry.register("peers", "Other nodes that gossip knows", told.peers.clone());
+        registry.register("peers_lost", "Times that gossip called a peer dead that had lived", told.peers_lost.clone());
         told.decisions.register(&mut registry);
         registry.register("gpu_state", "1 for the state that the GPUs are in", told.gpu_state.clone());
         registry.register("gpu_busy_ratio", "Share of the last second in which it ran", told.gpu_busy_ratio.clone());

@@ -101,9 +101,7 @@ pub(crate) async fn run(options: Options) -> Result<ExitCode> {
             progress.show(format!("round {} of {}: {}", round + 1, options.rounds, name_of(is_skewed)));
             let weights = skewed(doors.count(), HOT, if is_skewed { options.load.skew } else { 1.0 });
             let seed = options.load.seed.wrapping_add(u64::from(round));
-            let (duration_max, deadline_ms, poison) = (seconds, None, None);
-            let plan = LoadPlan { rate_per_s, weights, seed, duration_max, deadline_ms, poison };
-            let load = Load::start(Arc::clone(&doors), &plan)?;
+            let load = Load::start(Arc::clone(&doors), &LoadPlan::new(rate_per_s, weights, seed, seconds))?;
             tokio::time::sleep(seconds).await;
             let (records, _) = load.finish().await?;
             if is_skewed { skew.push(records) } else { even.push(records) }

@@ -24,8 +24,13 @@ const FORGOTTEN_AFTER: f64 = 4e6;
 const WEIGHT_MAX: f64 = 0.25;
 /// Weight of the newest error in what says whether the model still fits.
 const WEIGHT_ERROR: f64 = 0.05;
-/// The model does not fit when the mean of the last errors is so many standard errors off zero.
-const DRIFT_SIGMAS: f64 = 4.0;
+/// The model does not fit when the mean of the last errors is so many standard errors above zero, or below it.
+///
+/// Times are skewed: a few long batches by chance are common, a few short ones are not. With 4 in both directions a node
+/// of exponential times believed itself slow once in 25,000 batches, and handed on all its work for a second or two; with
+/// 5 once in a million. Downwards it never happened in a hundred million.
+const DRIFT_SIGMAS_ABOVE: f64 = 5.0;
+const DRIFT_SIGMAS_BELOW: f64 = 4.0;
 /// Pull of the slope towards "no fixed part", relative to the squared mean size. It decides while all batches have one
 /// size, when slope and fixed part cannot be told apart.
 const RIDGE: f64 = 0.01;
@@ -188,7 +193,8 @@ impl CostModel {
         self.error_variance += weight * (error * error - self.error_variance);
         // Variance of an exponentially weighted mean of independent errors.
         let standard = self.error_variance * WEIGHT_ERROR / (2.0 - WEIGHT_ERROR);
-        DRIFT_SIGMAS * DRIFT_SIGMAS * standard < self.error_mean * self.error_mean
+        let sigmas = if self.error_mean < 0.0 { DRIFT_SIGMAS_BELOW } else { DRIFT_SIGMAS_ABOVE };
+        sigmas * sigmas * standard < self.error_mean * self.error_mean
     }
 
     /// Whether a batch of `units` took far longer than it should have, and than chance explains.
@@ -274,6 +280,7 @@ fn to_u64(value: f64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::prng::Prng;
 
     fn learned(batches: &[(u64, u64)]) -> Cost {
         let mut model = CostModel::default();
@@ -342,6 +349,22 @@ mod tests {
             largest = room.min(64);
         }
         assert_eq!(largest, 64, "{model:?}");
+    }
+
+    #[test]
+    fn chance_alone_does_not_make_a_node_believe_that_it_turned_slow() {
+        let mut prng = Prng::new(3);
+        let mut model = CostModel::default();
+        let mut slowest = 0;
+        for batch in 0..100_000 {
+            // Exponential with a mean of 10 ms: 53 random bits in (0, 1], so that the logarithm is finite.
+            let uniform = ((prng.next_u64() >> 11) + 1) as f64 / (1u64 << 53) as f64;
+            model.observe(1, Micros::new(to_u64(-10_000.0 * uniform.ln())), Micros::ZERO);
+            if 1000 < batch {
+                slowest = slowest.max(model.cost().expect("observed").of(1, 1).get());
+            }
+        }
+        assert!(slowest < 13_000, "{slowest}");
     }
 
     #[test]

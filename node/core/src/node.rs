@@ -75,7 +75,7 @@ pub struct Node {
     /// The peers that are as fast as this node, as far as it can tell, and when it looked.
     alike: Alike,
     alike_at: MonoTime,
-    /// When the cost was last observed.
+    /// When the last batch of which the cost was learned began, or a measurement of it ended.
     learned: MonoTime,
     /// When the cost was last observed or asked for.
     measured: MonoTime,
@@ -243,7 +243,7 @@ impl Node {
             Input::EngineReady { units, took } => {
                 self.engine = EngineState::Ready;
                 self.measure_units = units;
-                self.learn_cost(now, units, took);
+                self.learn_cost(now, now, units, took);
                 self.publish(now, effects);
                 self.place_waiting(now, effects);
             }

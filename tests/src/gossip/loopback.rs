@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use cluster_sim::sim::gossip::GossipRules;
 use shoal::gossip::{Gossip, GossipEvent, GossipSettings, Member, key};
+use shoal::telemetry::GossipMetrics;
 use shoal::wire::encode_report;
 use shoal_core::id::NodeId;
 use shoal_core::lifecycle::Standing;
@@ -154,7 +155,7 @@ impl Shoal for Loopback {
             (key::ENGINE, Standing::Ready.name().to_owned()),
         ]);
         let teller = Teller { to: self.tell.clone(), node, run: started.run };
-        let gossip = Gossip::start(settings, announced, move |event| teller.on_event(event));
+        let gossip = Gossip::start(settings, announced, GossipMetrics::default(), move |event| teller.on_event(event));
         started.gossip = Some(gossip.unwrap_or_else(|fault| panic!("node {node} does not start: {fault}")));
         self.views.begin(node);
     }

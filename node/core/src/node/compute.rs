@@ -161,10 +161,14 @@ impl Node {
         (self.learned, self.measured) = (now, now);
     }
 
-    /// The device took `took` for `units`.
-    pub(super) fn learn_cost(&mut self, now: MonoTime, units: u64, took: Micros) {
-        self.cost.observe(units, took, now.since(self.learned));
-        (self.learned, self.measured) = (now, now);
+    /// The device took `took` for `units`, from `began` on.
+    ///
+    /// A batch counts for the time since the one before it, from beginning to beginning. From end to end its own length
+    /// would be part of that: long batches would count for more than short ones, and where batches are unlike a node
+    /// would believe itself slower than it is.
+    pub(super) fn learn_cost(&mut self, now: MonoTime, began: MonoTime, units: u64, took: Micros) {
+        self.cost.observe(units, took, began.since(self.learned));
+        (self.learned, self.measured) = (self.learned.max(began), now);
     }
 
     pub(super) fn on_batch_done(
@@ -179,7 +183,7 @@ impl Node {
         assert_eq!(running.rows.len(), verdicts.len(), "a batch has one verdict a row");
         // What was measured while this whole process stood still says nothing of its device.
         if self.stood_still.is_none_or(|at| at < running.started) {
-            self.learn_cost(now, running.units, took);
+            self.learn_cost(now, running.started, running.units, took);
         }
         let was_alone = running.rows.len() == 1;
         for (pulled, verdict) in running.rows.into_iter().zip(verdicts) {

@@ -203,3 +203,18 @@ fn a_job_that_is_held_for_a_start_counts_once() {
     (1..10).for_each(|tick| drop(stage.feed(tick * 100, Input::Tick)));
     assert_eq!(count(&stage, "held_for_start"), 1);
 }
+
+#[test]
+fn long_batches_count_for_no_more_than_short_ones() {
+    let mut stage = Stage::ready(&[]);
+    let mut at_ms = 1;
+    // Back to back, as on a busy device, and long enough that each counts by its time.
+    for (batch, took_ms) in (1..=800).zip([40, 40, 360, 360].into_iter().cycle()) {
+        stage.feed(at_ms, callers(batch, &[1], at_ms + DEADLINE_MS));
+        at_ms += took_ms;
+        let took = Micros::from_ms(took_ms);
+        stage.feed(at_ms, Input::BatchDone { batch: BatchId(batch), took, rows: vec![Done] });
+    }
+    let told = stage.node.report(ms(at_ms)).cost.of(1, 1).get();
+    assert!((150_000..250_000).contains(&told), "{told}");
+}
