@@ -3,6 +3,7 @@
 //! For `main`. One module a benchmark; each says its method and its goal.
 
 mod skew;
+mod split;
 mod step;
 
 use std::process::ExitCode;
@@ -12,6 +13,7 @@ use anyhow::Result;
 #[derive(Clone, Debug, clap::Subcommand)]
 pub(crate) enum Bench {
     Skew(skew::Options),
+    Split(split::Options),
     Step(step::Options),
 }
 
@@ -20,6 +22,7 @@ pub(crate) enum Bench {
 pub(crate) async fn run(bench: Bench) -> Result<ExitCode> {
     match bench {
         Bench::Skew(options) => skew::run(options).await,
+        Bench::Split(options) => split::run(options).await,
         Bench::Step(options) => step::run(&options),
     }
 }

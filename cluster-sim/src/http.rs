@@ -2,9 +2,9 @@
 //!
 //! For the load generator and the probes. Unlike an ordinary client it never tries again by itself, and it tells apart
 //! what a caller must know to judge a node: whether a single byte of an answer had come when the connection was lost.
-//! Invariants: every call ends within its limit; an answer has at most [`ANSWER_BYTES_MAX`] bytes; an idle connection
-//! is not used after [`IDLE_LIMIT`], which is far below any server's own limit, so a server that closes one under a
-//! request has no excuse.
+//! Invariants: every call ends within its limit; an answer has at most as many bytes as the client takes; an idle
+//! connection is not used after [`IDLE_LIMIT`], which is far below any server's own limit, so a server that closes one
+//! under a request has no excuse.
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,7 +23,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// Longest answer that is read. A vector of 4,096 numbers is about 50 kB.
+/// Longest answer that is read, unless a client is told otherwise. A vector of 4,096 numbers is about 50 kB.
 pub(crate) const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// Idle connections that are kept; more are closed.
 const IDLE_MAX: usize = 64;
@@ -93,6 +93,7 @@ impl std::error::Error for CallError {}
 #[derive(Debug)]
 pub(crate) struct Client {
     address: SocketAddr,
+    answer_bytes_max: usize,
     idle: Mutex<Vec<Idle>>,
 }
 
@@ -111,7 +112,12 @@ struct Connection {
 
 impl Client {
     pub(crate) fn new(address: SocketAddr) -> Self {
-        Self { address, idle: Mutex::new(Vec::new()) }
+        Self::with_answer_limit(address, ANSWER_BYTES_MAX)
+    }
+
+    /// One that takes answers of up to so many bytes.
+    pub(crate) fn with_answer_limit(address: SocketAddr, answer_bytes_max: usize) -> Self {
+        Self { address, answer_bytes_max, idle: Mutex::new(Vec::new()) }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -158,10 +164,10 @@ impl Client {
         };
         let response = connection.sender.send_request(request).await.map_err(|error| lost(&connection, &error))?;
         let (head, body) = response.into_parts();
-        let body = match Limited::new(body, ANSWER_BYTES_MAX).collect().await {
+        let body = match Limited::new(body, self.answer_bytes_max).collect().await {
             Ok(collected) => collected.to_bytes(),
             Err(error) if error.is::<LengthLimitError>() => {
-                return Err(CallError::Invalid(format!("more than {ANSWER_BYTES_MAX} bytes")));
+                return Err(CallError::Invalid(format!("more than {} bytes", self.answer_bytes_max)));
             }
             Err(_) => return Err(CallError::LostDuringAnswer),
         };

@@ -22,6 +22,7 @@ mod model;
 mod policies;
 mod recording;
 mod rules;
+mod split;
 mod start;
 mod status;
 
