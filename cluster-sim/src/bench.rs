@@ -5,6 +5,7 @@
 mod estimate;
 mod scale;
 mod skew;
+mod split;
 mod step;
 mod usage;
 
@@ -17,6 +18,7 @@ pub(crate) enum Bench {
     Estimate(estimate::Options),
     Scale(scale::Options),
     Skew(skew::Options),
+    Split(split::Options),
     Step(step::Options),
 }
 
@@ -27,6 +29,7 @@ pub(crate) async fn run(bench: Bench) -> Result<ExitCode> {
         Bench::Estimate(options) => estimate::run(options).await,
         Bench::Scale(options) => scale::run(options).await,
         Bench::Skew(options) => skew::run(options).await,
+        Bench::Split(options) => split::run(options).await,
         Bench::Step(options) => step::run(&options),
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! For the load generator and the probes. Unlike an ordinary client it never tries again by itself, and it tells apart
 //! what a caller must know to judge a node: whether a single byte of an answer had come when the connection was lost.
-//! Invariants: every call ends within its limit; an answer has at most [`ANSWER_BYTES_MAX`] bytes; an idle connection
-//! is not used after [`IDLE_LIMIT`], which is far below any server's own limit, so a server that closes one under a
-//! request has no excuse.
+//! Invariants: every call ends within its limit; an answer has at most as many bytes as the client takes; an idle
+//! connection is not used after [`IDLE_LIMIT`], which is far below any server's own limit, so a server that closes one
+//! under a request has no excuse.
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,7 +23,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// Longest answer that is read. A vector of 4,096 numbers is about 50 kB.
+/// Longest answer that is read, unless a client is told otherwise. A vector of 4,096 numbers is about 50 kB.
 pub(crate) const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// Idle connections that are kept; more are closed.
 const IDLE_MAX: usize = 64;
@@ -95,6 +95,7 @@ pub(crate) struct Client {
     address: SocketAddr,
     /// The node is asked, with every request, to say why it went where it went.
     asks_why: bool,
+    answer_bytes_max: usize,
     idle: Mutex<Vec<Idle>>,
 }
 
@@ -113,7 +114,13 @@ struct Connection {
 
 impl Client {
     pub(crate) fn new(address: SocketAddr) -> Self {
-        Self { address, asks_why: false, idle: Mutex::new(Vec::new()) }
+        let (asks_why, answer_bytes_max) = (false, ANSWER_BYTES_MAX);
+        Self { address, asks_why, answer_bytes_max, idle: Mutex::new(Vec::new()) }
+    }
+
+    /// A client that takes answers of up to so many bytes.
+    pub(crate) fn with_answer_limit(address: SocketAddr, answer_bytes_max: usize) -> Self {
+        Self { answer_bytes_max, ..Self::new(address) }
     }
 
     /// A client whose every request asks the node why it went where it went.
@@ -131,11 +138,17 @@ impl Client {
         self.call(Method::GET, path, Bytes::new(), None, limit).await
     }
 
-    /// Sends JSON; with `deadline_ms` the client tells the server how long it waits.
+    /// # Errors
+    /// As [`Client::get`].
+    pub(crate) async fn post_json(&self, path: &str, body: Bytes, limit: Duration) -> Result<Answer, CallError> {
+        self.call(Method::POST, path, body, None, limit).await
+    }
+
+    /// As [`Client::post_json`], by a client that may tell the server how long it waits.
     ///
     /// # Errors
     /// As [`Client::get`].
-    pub(crate) async fn post_json(
+    pub(crate) async fn post_json_within(
         &self,
         path: &str,
         body: Bytes,
@@ -187,10 +200,10 @@ impl Client {
         };
         let response = connection.sender.send_request(request).await.map_err(|error| lost(&connection, &error))?;
         let (head, body) = response.into_parts();
-        let body = match Limited::new(body, ANSWER_BYTES_MAX).collect().await {
+        let body = match Limited::new(body, self.answer_bytes_max).collect().await {
             Ok(collected) => collected.to_bytes(),
             Err(error) if error.is::<LengthLimitError>() => {
-                return Err(CallError::Invalid(format!("more than {ANSWER_BYTES_MAX} bytes")));
+                return Err(CallError::Invalid(format!("more than {} bytes", self.answer_bytes_max)));
             }
             Err(_) => return Err(CallError::LostDuringAnswer),
         };

@@ -40,11 +40,11 @@ impl Job {
 pub struct Answer {
     /// One a text, in the order of the texts.
     pub rows: Vec<Embedding>,
-    /// Node that computed it.
+    /// Node that computed it. Of a call that was cut: the first nodes that computed a part, with `, ` between.
     pub served_by: Arc<str>,
-    /// 0 = computed by the node that the caller asked, 1 = by a peer.
+    /// 0 = computed by the node that the caller asked, 1 = by a peer, be it only a part.
     pub hops: u8,
-    /// How many nodes the job was given to, refusals included.
+    /// How many nodes the job was given to, refusals included; of a call that was cut, the most of a part.
     pub placements: u8,
     /// From arrival until the first row began to run, microseconds.
     pub queue_us: u64,
@@ -133,7 +133,7 @@ pub struct NodeView {
     pub model: Option<ModelView>,
     pub peers: Vec<PeerView>,
     pub jobs_held: u32,
-    /// Those of them that are at a peer.
+    /// Those of them that are at a peer, each chunk of a call on its own.
     pub jobs_forwarded: u32,
 }
 

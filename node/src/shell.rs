@@ -13,6 +13,7 @@ mod effects;
 mod explain;
 mod machine;
 mod owners;
+mod parts;
 mod peer_door;
 mod view;
 

@@ -23,6 +23,7 @@ mod partitions;
 mod policies;
 mod recording;
 mod rules;
+mod split;
 mod start;
 mod status;
 

@@ -54,7 +54,7 @@ const CORE: Map = Map {
         },
         // They reckon with what a batch will take.
         Level { siblings: Siblings::Apart, modules: &["load", "batch"] },
-        Level { siblings: Siblings::Apart, modules: &["peers", "queue"] },
+        Level { siblings: Siblings::Apart, modules: &["peers", "queue", "split"] },
         Level { siblings: Siblings::Apart, modules: &["node"] },
         Level { siblings: Siblings::Apart, modules: &["record"] },
     ],

@@ -63,7 +63,7 @@ impl Doors {
         let mut last = (first, "no address".to_owned());
         for step in 0..self.count() {
             let door = (first + step) % self.count();
-            match self.clients[door].post_json("/embed", body.clone(), deadline_ms, limit).await {
+            match self.clients[door].post_json_within("/embed", body.clone(), deadline_ms, limit).await {
                 Ok(answer) if is_refusal(answer.status) => {
                     return (Outcome::Refused { door, status: answer.status.as_u16() }, losses, None);
                 }

@@ -264,6 +264,7 @@ impl World {
     fn perform(&mut self, node: usize, effect: Effect) {
         match effect {
             Effect::Run { batch, rows } => self.run(node, batch, rows),
+            Effect::Cut { call, .. } => unreachable!("{call:?} was cut, which the rules of this world forbid"),
             Effect::Forward { job, attempt, peer, bound, remaining } => {
                 let to = self.seat_of(&peer);
                 self.forward(node, (job, attempt), to, (bound, remaining));

@@ -92,9 +92,26 @@ impl Borrow<str> for NodeId {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct BootId(pub u64);
 
-/// One call, within one process.
+/// One call, or a chunk of one, within one process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct JobId(pub u64);
+
+impl JobId {
+    /// Numbers from here on belong to the machine, which cuts the chunks; those below to whoever drives it.
+    const CHUNKS: u64 = 1 << 63;
+
+    /// The chunk with this number.
+    #[must_use]
+    pub fn of_chunk(number: u64) -> Self {
+        Self(Self::CHUNKS | number)
+    }
+
+    /// Whether it is a chunk of a call.
+    #[must_use]
+    pub fn is_chunk(self) -> bool {
+        Self::CHUNKS <= self.0
+    }
+}
 
 /// One forward pass, within one process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -6,7 +6,7 @@
 //! Invariants: no IO, no clock, no thread, no ambient randomness (time and seeds come in as values); the same inputs
 //! give the same effects. Modules import only modules of a lower level: 0 `time id prng
 //! share tally` · 1 `cost gate breaker stretch budget heat admission affinity route retry lifecycle` · 2 `load batch` ·
-//! 3 `peers queue` · 4 `node` · 5 `record`. Guards: `node/core/clippy.toml`, `tests/tidy`.
+//! 3 `peers queue split` · 4 `node` · 5 `record`. Guards: `node/core/clippy.toml`, `tests/tidy`.
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
@@ -31,6 +31,7 @@ pub mod record;
 pub mod retry;
 pub mod route;
 pub mod share;
+pub mod split;
 pub mod stretch;
 pub mod tally;
 pub mod time;

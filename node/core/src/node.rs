@@ -3,9 +3,10 @@
 //! For the shell, which performs the effects with real sockets, and for the simulator, which invents both sides.
 //! [`Node::step`] sees lifecycle events only: never texts, vectors or bytes of a body.
 //! Invariants: every job that arrived ends by exactly one [`Effect::Finish`], or by the caller leaving; a job that came
-//! from a peer is computed here or refused, never forwarded; what is held never exceeds the admission limits; no answer
-//! to a placement that was given up counts. Held by `node/core/tests/machine` and by the simulator.
+//! from a peer is computed here or refused, never forwarded nor cut; what is held never exceeds the admission limits;
+//! no answer to a placement that was given up counts. Held by `node/core/tests/machine` and by the simulator.
 
+mod call;
 mod compute;
 mod doubt;
 mod event;
@@ -44,6 +45,7 @@ use crate::share::Share;
 use crate::stretch::Stretch;
 use crate::tally::{Rule, Tally};
 use crate::time::{Micros, MonoTime};
+use call::Call;
 use doubt::Lag;
 use hedge::Lateness;
 use job::Job;
@@ -58,7 +60,15 @@ pub struct Node {
     prng: Prng,
     engine: EngineState,
     door: DoorState,
+    /// What is placed: calls, jobs of peers, chunks.
     jobs: BTreeMap<JobId, Job>,
+    /// Calls that were cut, which are not among the jobs.
+    calls: BTreeMap<JobId, Call>,
+    /// Those of them that may go on; empty between steps.
+    calls_moved: Vec<JobId>,
+    /// Jobs that are chunks.
+    chunks: u32,
+    chunks_made: u64,
     bytes_held: u64,
     /// Jobs whose rows wait or run here.
     here: u32,
@@ -122,13 +132,13 @@ struct Running {
 /// Numbers of one moment, for metrics and for people. All but `wait`, `hot` and `load` are zero at rest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Gauges {
-    /// Jobs held: queued, running, forwarded.
+    /// Jobs held: queued, running, forwarded. A call that was cut is one.
     pub jobs: u32,
     /// Bytes held.
     pub bytes: u64,
     /// Rows that wait for the device.
     pub queue_rows: u64,
-    /// Jobs that are on a peer.
+    /// Jobs that are on a peer, each chunk of a call on its own.
     pub forwards: u32,
     /// Units that were sent to a peer which did not acknowledge them yet.
     pub unacknowledged: u64,
@@ -158,6 +168,10 @@ impl Node {
             engine: EngineState::Starting,
             door: DoorState::Open,
             jobs: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            calls_moved: Vec::new(),
+            chunks: 0,
+            chunks_made: 0,
             bytes_held: 0,
             here: 0,
             here_mine: 0,
@@ -254,6 +268,8 @@ impl Node {
             }
             Input::Tick => self.on_tick(now, effects),
         }
+        self.end_what_would_be_late(now, effects);
+        self.go_on_with_calls(now, effects);
         self.pull(now, effects);
     }
 
@@ -279,7 +295,7 @@ impl Node {
     pub fn gauges(&self, now: MonoTime) -> Gauges {
         let away = self.jobs.values().filter(|job| job.is_away()).count();
         Gauges {
-            jobs: count_u32(self.jobs.len()),
+            jobs: self.held().jobs,
             bytes: self.bytes_held,
             queue_rows: self.queue.rows(),
             forwards: count_u32(away),
@@ -335,8 +351,10 @@ impl Node {
         self.engine == EngineState::Ready && 0 < self.rules.own.weight
     }
 
+    /// A call counts once, however many chunks of it there are.
     fn held(&self) -> Held {
-        Held { jobs: count_u32(self.jobs.len()), bytes: self.bytes_held }
+        let jobs = count_u32(self.jobs.len() + self.calls.len()) - self.chunks;
+        Held { jobs, bytes: self.bytes_held }
     }
 
     fn heard(&mut self, now: MonoTime, peer: &NodeId, word: Word) {
@@ -395,7 +413,7 @@ impl Node {
         self.mind_heat(now);
         self.end_what_is_late(now, effects);
         self.place_waiting(now, effects);
-        self.move_door(now, DoorSignal::Tick { idle: self.jobs.is_empty() }, effects);
+        self.move_door(now, DoorSignal::Tick { idle: self.jobs.is_empty() && self.calls.is_empty() }, effects);
         self.publish_if_due(now, effects);
         self.measure_if_due(now, effects);
     }
@@ -420,6 +438,7 @@ impl Node {
         }
         if self.door == DoorState::Closed && before != DoorState::Closed {
             self.end_everything(now, effects);
+            self.go_on_with_calls(now, effects);
             effects.push(Effect::Exit);
         }
     }
@@ -443,6 +462,10 @@ impl Node {
         let waiting = self.jobs.iter().filter(|(_, job)| job.waiting);
         for id in waiting.map(|(&id, _)| id).collect::<Vec<_>>() {
             self.place(now, id, Cause::New, effects);
+            // Where one chunk can go, the next ones can.
+            if let Some(part) = self.jobs.get(&id).and_then(|job| job.part) {
+                self.call_moved(part.of);
+            }
         }
     }
 

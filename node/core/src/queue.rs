@@ -108,11 +108,11 @@ impl Queue {
         });
     }
 
-    /// The job that runs next, unless a row that must run alone does: its deadline, and what is left of it.
+    /// The job that runs next, unless a row that must run alone does, and what is left of it.
     #[must_use]
-    pub fn first(&self) -> Option<(JobId, MonoTime, Work)> {
+    pub fn first(&self) -> Option<(JobId, Work)> {
         let next = self.jobs.first_key_value().filter(|_| self.alone.is_empty());
-        next.map(|(&(deadline, job), waiting)| (job, deadline, waiting.left()))
+        next.map(|(&(_, job), waiting)| (job, waiting.left()))
     }
 
     /// Takes out the next batch; empty only when nothing waits. `units_to_learn` as in [`batch::take`].

@@ -57,6 +57,11 @@ pub enum Cause {
     Refused,
     /// The model failed on it.
     Failed,
+    /// It is a chunk that waited until another one of its call ended; `only_here`, because it may go nowhere else.
+    Room {
+        /// See above.
+        only_here: bool,
+    },
 }
 
 impl Cause {
@@ -64,7 +69,7 @@ impl Cause {
     #[must_use]
     pub fn is_charged(self) -> bool {
         match self {
-            Self::New | Self::Death | Self::Busy => false,
+            Self::New | Self::Death | Self::Busy | Self::Room { .. } => false,
             Self::Refused | Self::Failed => true,
         }
     }

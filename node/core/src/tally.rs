@@ -84,6 +84,10 @@ rules! {
     Hedged = "hedged";
     /// The second placement answered first.
     HedgeWon = "hedge_won";
+    /// A call was cut into chunks.
+    Split = "split";
+    /// A chunk was cut.
+    ChunkCut = "chunk_cut";
     /// This node became hot.
     BecameHot = "became_hot";
     /// The canary failed.

@@ -132,6 +132,8 @@ pub struct RoutingConfig {
     pub hot_dwell: Duration,
     /// Above 100.
     pub session_bound_percent: u32,
+    /// Zero = calls stay whole.
+    pub chunk: Duration,
     /// Zero = none.
     pub slow_start: Duration,
     /// 0 = never.
@@ -279,6 +281,7 @@ impl Config {
                 margin_percent: routing.margin_percent,
                 placements_max: routing.placements_max,
                 hot_enter_percent: routing.hot_enter_percent,
+                chunk: ms(routing.chunk_ms),
                 hot_leave_percent: routing.hot_leave_percent,
                 hot_dwell: ms(routing.hot_dwell_ms),
                 session_bound_percent: routing.session_bound_percent,

@@ -278,6 +278,9 @@ sections! {
         margin_percent: u32 = 10, Rule::Whole { min: 0, max: 1000 };
         /// Most nodes that one job is given to, one after the other, while nodes refuse it or die.
         placements_max: u32 = 3, Rule::Whole { min: 1, max: 8 };
+        /// A call that takes much longer than this is cut into chunks of about this time, and each chunk is placed like
+        /// a call of its own, at most two on one node at a time. 0 = calls stay whole.
+        chunk_ms: u32 = 50, Rule::Whole { min: 0, max: 10_000 };
         /// A node with more than this part of its device or memory in use is hot: a peer need no longer be sooner by
         /// `margin_percent` to get work. 100 = never.
         hot_enter_percent: u32 = 75, Rule::Whole { min: 1, max: 100 };

@@ -19,6 +19,7 @@ use shoal_core::peers::PeerRules;
 use shoal_core::retry::RetryRules;
 use shoal_core::route::RouteRules;
 use shoal_core::share::Share;
+use shoal_core::split::SplitRules;
 use shoal_core::time::Micros;
 
 use super::VERSION;
@@ -74,6 +75,8 @@ pub(super) fn rules(config: &Config) -> Rules {
             policy: config.routing.policy,
             ..RouteRules::default()
         },
+        split: Some(SplitRules { chunk_time: micros(config.routing.chunk), ..SplitRules::default() })
+            .filter(|rules| Micros::ZERO < rules.chunk_time),
         retry: RetryRules {
             placements_max: u8::try_from(config.routing.placements_max).unwrap_or(u8::MAX),
             ..RetryRules::default()
@@ -176,5 +179,6 @@ mod tests {
     fn what_is_switched_off_is_no_rule() {
         let off = rules_of(&[("breaker.error_percent", "0"), ("hedge.percent", "0"), ("routing.slow_start_ms", "0")]);
         assert_eq!((off.peers.breaker, off.hedge, off.peers.slow_start), (None, None, None));
+        assert_eq!(rules_of(&[("routing.chunk_ms", "0")]).split, None);
     }
 }

@@ -2,22 +2,27 @@
 //!
 //! Part of `shell`.
 //! Invariants: whoever waits hears exactly once; a call that is dropped with nobody told has been left by its caller.
+//! Not here: what the chunks of one call have in common (`parts`).
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use shoal_core::id::Attempt;
+use shoal_core::id::{Attempt, JobId};
 use shoal_core::time::MonoTime;
 use shoal_engine::{Embedding, RowError};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
+use super::parts::Parts;
 use crate::forward::Reply;
 use crate::job::{Answer, Ending, Job};
 
-/// One call that is held.
+/// One call that is held, or one chunk of it.
 #[derive(Debug)]
 pub(super) struct Call {
     pub(super) job: Job,
+    /// Which of the job's texts: all of them, or those of the chunk.
+    pub(super) span: Range<usize>,
     /// `caller` or `peer`.
     pub(super) source: &'static str,
     pub(super) arrived: MonoTime,
@@ -30,14 +35,35 @@ pub(super) struct Call {
     /// The placements on peers, those that came to nothing too; the machine makes only a few.
     pub(super) forwards: Vec<(Attempt, AbortHandle)>,
     pub(super) reply: Option<(Attempt, Reply)>,
-    pub(super) waiter: oneshot::Sender<Ending>,
+    pub(super) hears: Hears,
+    /// It was cut.
+    pub(super) parts: Option<Box<Parts>>,
+}
+
+/// Who hears how it ended.
+#[derive(Debug)]
+pub(super) enum Hears {
+    Waiter(oneshot::Sender<Ending>),
+    /// It is a chunk of that call.
+    Call(JobId),
 }
 
 impl Call {
     pub(super) fn new(job: Job, source: &'static str, arrived: MonoTime, waiter: oneshot::Sender<Ending>) -> Self {
-        let rows = vec![None; job.texts.len()];
-        let (started, fault, reply) = (None, None, None);
-        Self { job, source, arrived, started, compute_us: 0, rows, fault, forwards: Vec::new(), reply, waiter }
+        let span = 0..job.texts.len();
+        Self::of(job, span, source, arrived, Hears::Waiter(waiter))
+    }
+
+    /// A chunk of this call, which is `id`: the texts at `span`.
+    pub(super) fn chunk(&self, id: JobId, span: Range<usize>, now: MonoTime) -> Self {
+        Self::of(self.job.clone(), span, self.source, now, Hears::Call(id))
+    }
+
+    fn of(job: Job, span: Range<usize>, source: &'static str, arrived: MonoTime, hears: Hears) -> Self {
+        let rows = vec![None; span.len()];
+        let (started, fault, reply, parts) = (None, None, None, None);
+        let forwards = Vec::new();
+        Self { job, span, source, arrived, started, compute_us: 0, rows, fault, forwards, reply, hears, parts }
     }
 
     /// A row came from the device.
@@ -50,10 +76,8 @@ impl Call {
 
     /// The vectors that this node computed.
     pub(super) fn own_answer(&mut self, own: &OwnNode, placements: u8) -> Answer {
-        let rows = std::mem::take(&mut self.rows).into_iter();
-        let rows = rows.map(|row| row.expect("the machine ends a job as done only when each row was")).collect();
         Answer {
-            rows,
+            rows: self.take_rows(),
             served_by: own.node_id.clone(),
             hops: 0,
             placements,
@@ -62,6 +86,12 @@ impl Call {
             model: own.model.clone(),
             revision: own.revision.clone(),
         }
+    }
+
+    /// All rows, each of which has its vector.
+    pub(super) fn take_rows(&mut self) -> Vec<Embedding> {
+        let rows = std::mem::take(&mut self.rows).into_iter();
+        rows.map(|row| row.expect("the machine ends a job as done only when each row was")).collect()
     }
 
     /// The vectors that a peer computed.

@@ -69,7 +69,7 @@ impl Drop for Waiting {
         // It may have ended in the same moment.
         if state.calls.contains_key(&job) {
             self.shell.drive_locked(state, Input::Left { job });
-            state.calls.remove(&job);
+            state.take(job);
             self.shell.0.telemetry.jobs.get_or_create(&SourceOutcome { source: self.source, outcome: "left" }).inc();
         }
     }

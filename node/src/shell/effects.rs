@@ -4,13 +4,14 @@
 //! Invariants: nothing here blocks; a job that was sent away always gives the machine one word about that placement,
 //! unless the machine itself abandoned it.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use shoal_core::id::{Attempt, JobId, NodeId};
 use shoal_core::node::{Effect, EngineFault, Explanation, Input, Outcome, Placed, Refusal, Verdict};
 use shoal_core::time::Micros;
 
-use super::call::{Call, OwnNode};
+use super::call::{Call, Hears, OwnNode};
 use super::{Facts, Phase, Shell, State, explain};
 use crate::compute::Row;
 use crate::forward::{ForwardError, Reply};
@@ -30,18 +31,20 @@ impl Shell {
                         call.started = Some(now);
                         self.count_placement("here");
                     }
-                    Row { texts: Arc::clone(&call.job.texts), index: row.row as usize, options: call.job.options }
+                    let index = call.span.start + row.row as usize;
+                    Row { texts: Arc::clone(&call.job.texts), index, options: call.job.options }
                 };
                 let inputs = rows.iter().map(row).collect();
                 state.running.insert(*batch, rows.clone());
                 self.0.compute.get().expect("only an attached device is ready").run(*batch, inputs);
             }
+            Effect::Cut { call, chunk, rows } => self.cut(state, *call, *chunk, rows),
             Effect::Forward { job, attempt, peer, bound, remaining } => {
                 self.count_placement("peer");
                 let call = state.calls.get_mut(job).expect("the machine forwards only held jobs");
                 // The texts are copied by the task, not here under the lock.
-                let sent =
-                    Sent { job: *job, attempt: *attempt, peer: peer.clone(), bound: *bound, remaining: *remaining };
+                let (span, peer) = (call.span.clone(), peer.clone());
+                let sent = Sent { job: *job, attempt: *attempt, span, peer, bound: *bound, remaining: *remaining };
                 let task = self.0.runtime.spawn(self.clone().forward(sent, call.job.clone()));
                 call.forwards.push((*attempt, task.abort_handle()));
             }
@@ -92,7 +95,7 @@ impl Shell {
             request_id: job.request_id.to_string(),
             traceparent: job.traceparent.as_deref().unwrap_or_default().to_owned(),
             model,
-            texts: job.texts.iter().map(|text| text.to_string()).collect(),
+            texts: job.texts[sent.span.clone()].iter().map(|text| text.to_string()).collect(),
             truncation: wire::truncation_number(job.options.truncation),
             normalize: job.options.normalize,
             dimensions: job.options.dimensions,
@@ -201,29 +204,36 @@ impl Shell {
         (outcome, placements): (&Outcome, u8),
         explanation: Option<&Explanation>,
     ) {
-        let call = state.calls.remove(&job).expect("the machine ends only held jobs");
+        let mut call = state.take(job).expect("the machine ends only held jobs");
+        if let Hears::Call(of) = call.hears {
+            return self.finish_chunk(state, (job, call), of, outcome, placements);
+        }
         let leaving = state.node.door().draining();
-        let (word, waiter, answer) = self.result(call, outcome, placements, leaving);
-        self.0.telemetry.jobs.get_or_create(&word).inc();
+        let (outcome, answer) = self.result(&mut call, outcome, placements, leaving);
+        self.0.telemetry.jobs.get_or_create(&SourceOutcome { source: call.source, outcome }).inc();
         let Facts { node_id, policy, .. } = &self.0.facts;
         let explanation = explanation.map(|it| explain::text(node_id.as_str(), policy, it).into_boxed_str());
-        // Whoever waited may have left in this moment.
-        let _ = waiter.send(Ending { answer, explanation });
+        if let Hears::Waiter(waiter) = call.hears {
+            // Whoever waited may have left in this moment.
+            let _ = waiter.send(Ending { answer, explanation });
+        }
     }
 
-    fn result(
+    /// What a job came to: for the metrics, and for who waits.
+    pub(super) fn result(
         &self,
-        mut call: Call,
+        call: &mut Call,
         outcome: &Outcome,
         placements: u8,
         leaving: bool,
-    ) -> (SourceOutcome, tokio::sync::oneshot::Sender<Ending>, Result<Answer, Failure>) {
+    ) -> (&'static str, Result<Answer, Failure>) {
         let own = self.own_node();
-        let (outcome, result) = match outcome {
+        match outcome {
             Outcome::Done { placed: Placed::Here } => ("ok", Ok(call.own_answer(&own, placements))),
             Outcome::Done { placed: Placed::Away(peer, _) } => {
                 ("ok", Ok(call.peers_answer(&own, peer.shared(), placements)))
             }
+            Outcome::Done { placed: Placed::InChunks } => ("ok", Ok(call.joined_answer(&own, placements))),
             Outcome::Rejected { placed } => {
                 // A peer may have failed on the job before: what it said then is not why the job was rejected here.
                 call.reply.take_if(|_| *placed == Placed::Here);
@@ -250,8 +260,7 @@ impl Shell {
                 let message = format!("{refusal:?}").to_lowercase();
                 ("refused", Err(Failure::Unavailable { message, retry_after_ms: 0 }))
             }
-        };
-        (SourceOutcome { source: call.source, outcome }, call.waiter, result)
+        }
     }
 
     fn own_node(&self) -> OwnNode {
@@ -269,6 +278,8 @@ impl Shell {
 struct Sent {
     job: JobId,
     attempt: Attempt,
+    /// Which of the job's texts.
+    span: Range<usize>,
     peer: NodeId,
     bound: Option<Micros>,
     remaining: Micros,
@@ -325,7 +336,7 @@ mod tests {
         for (placed, index, message) in
             [(Placed::Here, 3, "too long"), (Placed::Away(peer, Attempt(1)), 0, "not finite")]
         {
-            let (.., told) = shell().result(call(), &Outcome::Rejected { placed: placed.clone() }, 2, false);
+            let (_, told) = shell().result(&mut call(), &Outcome::Rejected { placed: placed.clone() }, 2, false);
             assert_eq!(told.unwrap_err(), Failure::Input { index, message: message.to_owned() }, "{placed:?}");
         }
     }

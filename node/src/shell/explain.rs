@@ -20,6 +20,9 @@ struct Told<'a> {
     /// Some nodes were left out.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     cut: bool,
+    /// The call was cut into so many, and these are the decisions about the first one.
+    #[serde(skip_serializing_if = "is_whole")]
+    chunks: u32,
     decisions: Vec<ToldDecision<'a>>,
 }
 
@@ -53,6 +56,11 @@ impl Serialize for Ms {
     }
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_whole(chunks: &u32) -> bool {
+    *chunks == 0
+}
+
 /// `explanation` of the node `node`, which decides by `policy`.
 pub(super) fn text(node: &str, policy: &'static str, explanation: &Explanation) -> String {
     let sizes = OPTIONS.into_iter().map(|options_max| json(node, policy, explanation, options_max));
@@ -63,7 +71,8 @@ pub(super) fn text(node: &str, policy: &'static str, explanation: &Explanation) 
 fn json(node: &str, policy: &'static str, explanation: &Explanation, options_max: usize) -> String {
     let cut = explanation.decisions.iter().any(|decision| options_max < decision.options.len());
     let decision = |decision| told(decision, options_max);
-    let told = Told { node, policy, cut, decisions: explanation.decisions.iter().map(decision).collect() };
+    let chunks = explanation.chunks;
+    let told = Told { node, policy, cut, chunks, decisions: explanation.decisions.iter().map(decision).collect() };
     serde_json::to_string(&told).expect("texts and finite numbers always have a JSON form")
 }
 
@@ -97,7 +106,7 @@ mod tests {
     #[test]
     fn it_reads_as_json_in_milliseconds() {
         let options = vec![option("b", Micros::new(12_345), None), option("a", Micros::MAX, Some(Micros::from_ms(3)))];
-        let explanation = Explanation { decisions: vec![decision(options, Reason::PeerIsSooner)] };
+        let explanation = Explanation { decisions: vec![decision(options, Reason::PeerIsSooner)], chunks: 0 };
         assert_eq!(
             text("a", "adaptive", &explanation),
             r#"{"node":"a","policy":"adaptive","decisions":[{"at_ms":0.07,"chosen":"b","reason":"peer_is_sooner","options":[{"node":"b","completion_ms":12.345,"wait_ms":1.5,"rtt_ms":0.25,"age_ms":null},{"node":"a","completion_ms":9999999.999,"wait_ms":1.5,"rtt_ms":0.25,"age_ms":3.0}]}]}"#
@@ -111,7 +120,7 @@ mod tests {
         for decisions in 0..=9 {
             let decisions: Vec<_> = (0..decisions).map(|_| decision(many(), Reason::HereIsSoonEnough)).collect();
             let count = decisions.len();
-            let text = text(&name, "dynamic_weight", &Explanation { decisions });
+            let text = text(&name, "dynamic_weight", &Explanation { decisions, chunks: 7 });
             assert!(text.len() <= BYTES_MAX && text.is_ascii(), "{} bytes", text.len());
             let told: serde_json::Value = serde_json::from_str(&text).unwrap();
             assert_eq!(told["decisions"].as_array().map(Vec::len), Some(count), "no decision is lost");

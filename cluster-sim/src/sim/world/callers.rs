@@ -250,7 +250,8 @@ impl World {
 /// How a job ended, as the observer writes it down.
 fn ended(outcome: &Outcome) -> Ended {
     match outcome {
-        Outcome::Done { placed: Placed::Here } => Ended::DoneHere,
+        // Nothing is cut in this world.
+        Outcome::Done { placed: Placed::Here | Placed::InChunks } => Ended::DoneHere,
         Outcome::Done { placed: Placed::Away(..) } => Ended::DoneAway,
         Outcome::Rejected { .. } => Ended::Rejected,
         Outcome::EngineFailed(EngineFault::Everywhere) => Ended::RequestsFault,

@@ -23,6 +23,8 @@ impl World {
         rules.own = self.plan.role(node);
         rules.batch.slots = self.plan.service.slots();
         rules.batch.rows_max = self.plan.service.rows_max();
+        // A request is one job in this world; calls that are cut are walked in the tests of the core.
+        rules.split = None;
         let seat = &mut self.seats[node];
         seat.boot += 1;
         let boot = seat.boot;

@@ -46,7 +46,7 @@ impl Node {
     /// Work with a later deadline does not count: a caller in no hurry must not make hopeless who is in one.
     pub(super) fn completion_here(&self, now: MonoTime, job: &Job) -> Micros {
         let own = Work { rows: job.units.len() as u64, units: job.units_sum };
-        let before = self.queue.before(job.deadline);
+        let before = self.queue.before(job.turn);
         match self.slots() {
             // On one device the job joins the last of the batches before it.
             1 => self.wait_for(now, before + own),
@@ -92,7 +92,6 @@ impl Node {
     /// Gives the device batches as long as it has a slot for one.
     pub(super) fn pull(&mut self, now: MonoTime, effects: &mut Vec<Effect>) {
         while (self.running.len() as u64) < self.slots() && self.engine == EngineState::Ready {
-            self.end_what_would_be_late(now, effects);
             if self.queue.rows() == 0 {
                 return;
             }
@@ -114,11 +113,15 @@ impl Node {
     /// A job that cannot be done by its deadline any more would take the time of those behind it, so that they would be
     /// late in turn: under twice the load that can be served a fifth of the device went into answers that nobody waited
     /// for. With nobody behind it, it is tried, because the estimate may be wrong.
-    fn end_what_would_be_late(&mut self, now: MonoTime, effects: &mut Vec<Effect>) {
+    pub(super) fn end_what_would_be_late(&mut self, now: MonoTime, effects: &mut Vec<Effect>) {
+        if self.slots() <= self.running.len() as u64 {
+            return;
+        }
         let cost = self.cost_here();
-        while let Some((id, deadline, left)) = self.queue.first() {
-            let late = deadline < now + cost.of(left.units, 1);
-            if !late || left == self.queue.all() || !self.jobs[&id].flights.is_empty() {
+        while let Some((id, left)) = self.queue.first() {
+            let job = &self.jobs[&id];
+            let late = job.deadline < now + cost.of(left.units, 1);
+            if !late || left == self.queue.all() || !job.flights.is_empty() {
                 return;
             }
             self.tally.count(Rule::Expired);
@@ -275,6 +278,7 @@ impl Node {
 
     /// Queues a job for this node's device, which `seat` offered.
     pub(super) fn queue_here(&mut self, now: MonoTime, id: JobId, seat: &Seat, hedge: bool) {
+        debug_assert!(!self.siblings(id).here_full, "this node has its share of the call");
         let job = self.jobs.get_mut(&id).expect("only a held job is placed");
         job.history.placements += u8::from(!hedge);
         job.history.attempts += 1;
@@ -282,7 +286,7 @@ impl Node {
         job.here = Some(Stay { rows_done: 0, started: false, since: now, promised: seat.promised, hedge });
         self.here += 1;
         self.here_mine += u32::from(job.source == Source::Caller);
-        self.queue.push(id, job.deadline, job.units.clone());
+        self.queue.push(id, job.turn, job.units.clone());
         self.look_at_again(id);
     }
 
@@ -291,13 +295,16 @@ impl Node {
         if job.here.take().is_some() {
             self.here -= 1;
             self.here_mine -= u32::from(job.source == Source::Caller);
-            self.queue.remove(id, job.deadline);
+            self.queue.remove(id, job.turn);
+            if let Some(part) = job.part {
+                self.call_moved(part.of);
+            }
         }
     }
 
     /// Takes the job out of everything and says how it ended.
     pub(super) fn finish(&mut self, now: MonoTime, id: JobId, outcome: Outcome, effects: &mut Vec<Effect>) {
-        let job = self.forget(id, effects);
+        let mut job = self.forget(id, effects);
         match &outcome {
             Outcome::Done { placed } => self.blame(now, &job, placed),
             // Nobody else could be asked, so nobody knows better: a node that fails must not keep its callers only
@@ -312,6 +319,7 @@ impl Node {
             | Outcome::Expired
             | Outcome::Refused(_) => {}
         }
+        self.on_chunk_ended(id, &mut job, &outcome);
         let (placements, explanation) = (job.history.placements, job.explanation);
         effects.push(Effect::Finish { job: id, outcome, placements, explanation });
     }
@@ -343,6 +351,7 @@ impl Node {
         let mut job = self.jobs.remove(&id).expect("only a held job can end");
         self.bytes_held -= job.bytes;
         self.waiting -= u32::from(job.waiting);
+        self.chunks -= u32::from(job.part.is_some());
         for flight in job.flights.drain(..) {
             if let Some(ticket) = flight.ticket {
                 self.peers.on_ended(&flight.peer, ticket);

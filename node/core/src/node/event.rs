@@ -2,6 +2,7 @@
 //!
 //! For the shell and the simulator. Ids only: texts and vectors stay with whoever drives the machine.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -28,7 +29,7 @@ pub enum Source {
 /// One job that came.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Arrival {
-    /// A number never used before.
+    /// A number never used before, and none of [`JobId::of_chunk`].
     pub job: JobId,
     /// Who asked.
     pub source: Source,
@@ -240,6 +241,8 @@ pub enum Placed {
     Here,
     /// On that peer, by that placement.
     Away(NodeId, Attempt),
+    /// The call was cut: where each chunk was computed was said when that ended.
+    InChunks,
 }
 
 /// How a job ended.
@@ -274,6 +277,10 @@ pub enum Outcome {
 }
 
 /// Something to do.
+///
+/// What is said of a job is said of each chunk too: it is run, sent away and finished under its own number. The end of
+/// its call comes after those of its chunks; chunks that did not end before are over with it, or with the caller that
+/// left, and nothing more is said of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Effect {
     /// Give these rows to the device, as one batch.
@@ -282,6 +289,15 @@ pub enum Effect {
         batch: BatchId,
         /// Its rows.
         rows: Vec<RowRef>,
+    },
+    /// These texts of a call are a job of their own from now on, whose rows count from 0.
+    Cut {
+        /// The call.
+        call: JobId,
+        /// The job.
+        chunk: JobId,
+        /// Positions of the texts in the call.
+        rows: Range<u32>,
     },
     /// Send the job to a peer.
     Forward {
@@ -293,7 +309,8 @@ pub enum Effect {
         peer: NodeId,
         /// The completion here, which the peer has to beat; `None` = it has to take the job if it can.
         bound: Option<Micros>,
-        /// Time left.
+        /// Time that the peer is given. For a chunk that is as long as its call had when it came, so that it takes its
+        /// turn there as it does here; that the call's own time is over, this node notices.
         remaining: Micros,
     },
     /// The peer's answer to this placement is of no use any more: tell it to stop.

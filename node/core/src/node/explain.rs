@@ -18,6 +18,8 @@ pub const OPTIONS_MAX: usize = 16;
 pub struct Explanation {
     /// One for each time that it was placed.
     pub decisions: Vec<Decision>,
+    /// Chunks that the call was cut into; the decisions are those about the first one. 0 = it was placed whole.
+    pub chunks: u32,
 }
 
 /// One decision.

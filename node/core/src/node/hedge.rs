@@ -100,7 +100,7 @@ impl Node {
             return;
         }
         let here = job.here.is_none() && !job.history.tried_here && self.can_compute() && !self.door.draining();
-        let here = here && self.load() <= rules.load_max;
+        let here = here && self.load() <= rules.load_max && !self.siblings(id).here_full;
         if here {
             seats.push(self.seat_here(now, id));
         }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::event::Source;
 use super::explain::Explanation;
-use crate::id::{Attempt, NodeId};
+use crate::id::{Attempt, JobId, NodeId};
 use crate::peers::Ticket;
 use crate::retry::History;
 use crate::time::{Micros, MonoTime};
@@ -24,6 +24,8 @@ pub(super) struct Job {
     pub(super) bytes: u64,
     pub(super) arrived: MonoTime,
     pub(super) deadline: MonoTime,
+    /// Its place among those that wait for a device: the deadline, unless it is a chunk.
+    pub(super) turn: MonoTime,
     pub(super) client: u64,
     pub(super) session: Option<u64>,
     pub(super) history: History,
@@ -43,6 +45,18 @@ pub(super) struct Job {
     /// It was placed a second time because it was late.
     pub(super) hedged: bool,
     pub(super) explanation: Option<Box<Explanation>>,
+    pub(super) part: Option<Part>,
+    /// It is a chunk and nowhere until another one of its call ends; `true`: it may go to this node only.
+    pub(super) parked: Option<bool>,
+}
+
+/// What makes a job a chunk.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct Part {
+    /// The call.
+    pub(super) of: JobId,
+    /// It has the first rows of it.
+    pub(super) is_first: bool,
 }
 
 /// A job on this node.
@@ -100,6 +114,32 @@ impl Flight {
 }
 
 impl Job {
+    /// A job that is nowhere yet, of no session, and holds nothing.
+    pub(super) fn new(now: MonoTime, source: Source, units: Arc<[u32]>, deadline: MonoTime, client: u64) -> Self {
+        Self {
+            source,
+            units_sum: units.iter().map(|&units| u64::from(units)).sum(),
+            units,
+            bytes: 0,
+            arrived: now,
+            deadline,
+            turn: deadline,
+            client,
+            session: None,
+            history: History::default(),
+            failed_at: Vec::new(),
+            waiting: false,
+            waited: false,
+            here: None,
+            flights: Vec::new(),
+            late_told: false,
+            hedged: false,
+            explanation: None,
+            part: None,
+            parked: None,
+        }
+    }
+
     /// Nodes whose model failed on it, peers left out: none or this one.
     pub(super) fn failed_here(&self) -> bool {
         self.failed_at.len() < usize::from(self.history.engine_failures)

@@ -13,7 +13,7 @@ use crate::gate::Signal;
 use crate::id::{Attempt, JobId, NodeId};
 use crate::lifecycle::{DoorState, EngineState};
 use crate::peers::{Draw, Question, Take, Ticket, Word};
-use crate::retry::{self, Cause, History, Next};
+use crate::retry::{self, Cause, Next};
 use crate::route::{self, Scene, Seat, Sees};
 use crate::tally::Rule;
 use crate::time::{Micros, MonoTime};
@@ -32,14 +32,19 @@ pub(super) struct How {
 
 impl Node {
     pub(super) fn on_arrived(&mut self, now: MonoTime, arrival: Arrival, effects: &mut Vec<Effect>) {
-        let Arrival { job: id, source, units, bytes, deadline, client, session, explain } = arrival;
-        assert!(!units.is_empty(), "a job has at least one text");
-        assert!(!self.jobs.contains_key(&id), "job ids are never used twice");
-        if source == Source::Caller {
-            self.retries.on_request(&self.rules.retry_budget.unwrap_or_default().0);
-            self.hedges.on_request(&self.rules.hedge.unwrap_or_default().budget);
+        let id = arrival.job;
+        assert!(!arrival.units.is_empty(), "a job has at least one text");
+        let is_new = !self.jobs.contains_key(&id) && !self.calls.contains_key(&id);
+        assert!(is_new && !id.is_chunk(), "job ids are never used twice, nor those of chunks");
+        let fits = admission::fits(&self.rules.admission, self.held(), arrival.bytes);
+        if fits && self.is_to_be_cut(now, &arrival) {
+            return self.begin_call(now, arrival, effects);
         }
-        if !admission::fits(&self.rules.admission, self.held(), bytes) {
+        let Arrival { source, units, bytes, deadline, client, session, explain, .. } = arrival;
+        if source == Source::Caller {
+            self.count_request();
+        }
+        if !fits {
             self.tally.count(Rule::ShedFull);
             let outcome = match source {
                 Source::Caller => Outcome::Overloaded { retry_after: self.retry_after(now) },
@@ -50,33 +55,25 @@ impl Node {
             return;
         }
         self.bytes_held += bytes;
-        let job = Job {
-            source,
-            units_sum: units.iter().map(|&units| u64::from(units)).sum(),
-            units,
-            bytes,
-            arrived: now,
-            deadline,
-            client,
-            session,
-            history: History::default(),
-            failed_at: Vec::new(),
-            waiting: false,
-            waited: false,
-            here: None,
-            flights: Vec::new(),
-            late_told: false,
-            hedged: false,
-            explanation: explain.then(Box::<Explanation>::default),
-        };
+        let explanation = explain.then(Box::<Explanation>::default);
+        let job = Job { bytes, session, explanation, ..Job::new(now, source, units, deadline, client) };
         self.due = self.due.min(deadline);
         self.jobs.insert(id, job);
         self.place(now, id, Cause::New, effects);
     }
 
+    /// A call that came, or a chunk of one: what may be spent on second placements grows with them.
+    pub(super) fn count_request(&mut self) {
+        self.retries.on_request(&self.rules.retry_budget.unwrap_or_default().0);
+        self.hedges.on_request(&self.rules.hedge.unwrap_or_default().budget);
+    }
+
     pub(super) fn on_left(&mut self, now: MonoTime, id: JobId, effects: &mut Vec<Effect>) {
-        // The job may have ended in the same moment.
-        if self.jobs.contains_key(&id) {
+        if self.calls.contains_key(&id) {
+            return self.end_call(now, id, None, effects);
+        }
+        // The job may have ended in the same moment. Nobody waits for a chunk alone.
+        if !id.is_chunk() && self.jobs.contains_key(&id) {
             self.blame_for_being_late(now, id);
             self.forget(id, effects);
         }
@@ -87,6 +84,7 @@ impl Node {
         let job = self.jobs.get_mut(&id).expect("only a held job is placed");
         assert!(job.is_nowhere(), "a job is placed where it is nowhere");
         self.waiting -= u32::from(std::mem::take(&mut job.waiting));
+        job.parked = None;
         if job.deadline <= now {
             self.tally.count(Rule::Expired);
             return self.finish(now, id, Outcome::Expired, effects);
@@ -130,8 +128,11 @@ impl Node {
         if cause == Cause::New && next != Next::OnlyHere && self.place_by_owner(now, id, next, effects) {
             return;
         }
-        let deadline = self.jobs[&id].deadline;
-        let in_time = |seat: &Seat| !admission::hopeless(now, seat.completion, deadline);
+        let Job { deadline, part, .. } = self.jobs[&id];
+        let siblings = self.siblings(id);
+        // A call that was begun is not refused half-way because it may be late: that only its deadline can say.
+        let is_begun = part.is_some_and(|part| !part.is_first);
+        let in_time = |seat: &Seat| is_begun || !admission::hopeless(now, seat.completion, deadline);
         let mut seats = Vec::with_capacity(3);
         if next != Next::OnlyAway {
             seats.push(self.seat_here(now, id));
@@ -157,11 +158,20 @@ impl Node {
         if rather_not && seats.iter().any(|seat| !seat.here) {
             seats.retain(|seat| !seat.here);
         }
+        // Who should not compute, does not because a peer that does has its share of this call for the moment.
+        let is_free = |seat: &Seat| !seat.here || !(siblings.here_full || (rather_not && !siblings.full.is_empty()));
+        if siblings.make_room() && !seats.iter().any(is_free) {
+            return self.park(id, next == Next::OnlyHere);
+        }
         if seats.is_empty() {
             return if able { self.shed(now, id, effects) } else { self.wait_or_give_up(now, id, effects) };
         }
         self.charge_own_errors(now, &mut seats);
         let (picked, reason) = self.pick(id, &seats, next);
+        if !is_free(&seats[picked]) {
+            // This node has its share of the call, and yet no peer is sooner by the margin.
+            return self.park(id, false);
+        }
         self.explain(now, id, &seats, &seats[picked], reason);
         self.go(now, id, &seats, picked, effects);
     }
@@ -183,7 +193,7 @@ impl Node {
             }
             Next::Anywhere | Next::OnlyAway | Next::OnlyHere => {}
         }
-        if cause != Cause::New {
+        if !matches!(cause, Cause::New | Cause::Room { .. }) {
             self.tally.count(Rule::PlacedAgain);
         }
         let paid = match self.rules.retry_budget {
@@ -192,7 +202,8 @@ impl Node {
         };
         if paid {
             // The peer that refused knows better than this node did, and the next one could not be asked again.
-            let next = if cause == Cause::Busy && next == Next::Anywhere { Next::OnlyHere } else { next };
+            let stays = matches!(cause, Cause::Busy | Cause::Room { only_here: true });
+            let next = if stays && next == Next::Anywhere { Next::OnlyHere } else { next };
             return Some((next, true));
         }
         self.tally.count(Rule::RetryDenied);
@@ -360,7 +371,8 @@ impl Node {
     /// Appends the peers that may get the job. It is `optional` where this node can do the job itself.
     pub(super) fn seats_away(&mut self, now: MonoTime, id: JobId, take: Take, optional: bool, seats: &mut Vec<Seat>) {
         let question = self.question(now, id, seats);
-        let draw = Draw { except: &self.jobs[&id].history.tried, take, optional };
+        let siblings = self.siblings(id);
+        let draw = Draw { except: &self.jobs[&id].history.tried, full: &siblings.full, take, optional };
         self.peers.seats(now, &question, draw, seats, (&mut self.prng, &mut self.tally));
     }
 
@@ -373,6 +385,7 @@ impl Node {
 
     pub(super) fn send_away(&mut self, now: MonoTime, id: JobId, (seat, how): (&Seat, How), effects: &mut Vec<Effect>) {
         let How { bound, hedge } = how;
+        debug_assert!(!self.siblings(id).full.contains(&seat.id), "{} has its share of the call", seat.id);
         let job = self.jobs.get_mut(&id).expect("only a held job is placed");
         assert_eq!(job.source, Source::Caller, "a job of a peer is never handed on");
         self.tally.count(Rule::Forwarded);
@@ -394,7 +407,7 @@ impl Node {
             wait: seat.wait,
             hedge,
         });
-        let remaining = job.deadline.since(now);
+        let remaining = job.turn.since(now);
         effects.push(Effect::Forward { job: id, attempt, peer: seat.id.clone(), bound, remaining });
         self.look_at_again(id);
     }
@@ -415,7 +428,7 @@ impl Node {
         self.finish(now, id, Outcome::Overloaded { retry_after }, effects);
     }
 
-    fn retry_after(&mut self, now: MonoTime) -> Micros {
+    pub(super) fn retry_after(&mut self, now: MonoTime) -> Micros {
         let wait = self.wait_here(now);
         admission::retry_after(&self.rules.admission, wait, &mut self.prng)
     }
@@ -551,6 +564,9 @@ impl Node {
         let flight = flights.swap_remove(at);
         if let Some(ticket) = flight.ticket {
             self.peers.on_ended(&flight.peer, ticket);
+        }
+        if let Some(part) = self.jobs[&id].part {
+            self.call_moved(part.of);
         }
         Some(flight)
     }

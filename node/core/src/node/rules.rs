@@ -16,6 +16,7 @@ use crate::peers::PeerRules;
 use crate::retry::RetryRules;
 use crate::route::{RouteRules, WEIGHT_DEFAULT};
 use crate::share::Share;
+use crate::split::SplitRules;
 use crate::time::Micros;
 
 /// All settings of the decisions.
@@ -29,6 +30,8 @@ pub struct Rules {
     pub batch: BatchRules,
     /// When a job moves.
     pub route: RouteRules,
+    /// When a call is cut into chunks that are placed on their own; `None` = never.
+    pub split: Option<SplitRules>,
     /// How often a job is placed.
     pub retry: RetryRules,
     /// Extra work that placing again may cause; `None` = any.
@@ -63,6 +66,7 @@ impl Default for Rules {
             admission: AdmissionRules::default(),
             batch: BatchRules::default(),
             route: RouteRules::default(),
+            split: Some(SplitRules::default()),
             retry: RetryRules::default(),
             retry_budget: Some(RetryBudget::default()),
             peers: PeerRules::default(),

@@ -40,6 +40,8 @@ pub(super) struct List {
 pub struct Draw<'a> {
     /// Not these.
     pub except: &'a [NodeId],
+    /// Nor these, which are only not free now: no reason to ask a backup, or one that rests.
+    pub full: &'a [NodeId],
     /// How many.
     pub take: Take,
     /// This node can do the job itself, and in time: backups and peers that rest are not asked, and nobody is a fine
@@ -134,10 +136,17 @@ impl Peers {
         (prng, tally): (&mut Prng, &mut Tally),
     ) {
         self.renew_if_stale(now);
-        let mut barred: Vec<u32> =
-            draw.except.iter().filter_map(|id| self.position(id)).filter_map(|at| u32::try_from(at).ok()).collect();
+        let positions = |of: &[NodeId]| -> Vec<u32> {
+            of.iter().filter_map(|id| self.position(id)).filter_map(|at| u32::try_from(at).ok()).collect()
+        };
+        let mut barred = positions(draw.except);
         barred.sort_unstable();
         let (list, backup) = self.pool.list(&barred, draw.optional);
+        if !draw.full.is_empty() {
+            barred.extend(positions(draw.full));
+            barred.sort_unstable();
+            barred.dedup();
+        }
         let chosen = match draw.take {
             Take::All => list.beside(&barred).collect(),
             Take::ByWeight(count) if list.uneven => {

@@ -120,7 +120,7 @@ impl Stage {
 
     fn seats(&mut self, except: &[NodeId], take: Take, optional: bool) -> Vec<Seat> {
         let mut seats = Vec::new();
-        let draw = Draw { except, take, optional };
+        let draw = Draw { except, full: &[], take, optional };
         let with = (&mut self.prng, &mut self.tally);
         self.peers.seats(self.now, &Self::question(), draw, &mut seats, with);
         seats

@@ -208,10 +208,10 @@ fn entries_out_of_order_are_refused() {
 #[test]
 fn another_format_and_time_that_goes_back_are_refused() {
     let Entry::Header(header) = recording().swap_remove(0) else { panic!("the header") };
-    let newer = Entry::Header(Box::new(Header { format: 2, ..*header }));
-    assert_eq!(Replayer::default().feed(newer.clone()).unwrap_err(), ReplayError::Format(2));
+    let newer = Entry::Header(Box::new(Header { format: FORMAT + 1, ..*header }));
+    assert_eq!(Replayer::default().feed(newer.clone()).unwrap_err(), ReplayError::Format(FORMAT + 1));
     let preface: Preface = serde_json::from_str(&written(&[newer])[0]).unwrap();
-    assert_eq!(preface, Preface::Header { format: 2 });
+    assert_eq!(preface, Preface::Header { format: FORMAT + 1 });
     let mut pen = Pen::new();
     pen.step(Input::Tick);
     pen.now = MonoTime::from_micros(776);

@@ -12,4 +12,5 @@ mod hedge;
 mod load;
 mod placement;
 mod rules;
+mod split;
 mod support;

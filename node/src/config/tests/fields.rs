@@ -72,6 +72,7 @@ fn fields(config: &Config) -> BTreeMap<&'static str, Value> {
         ("routing.hot_leave_percent", json!(routing.hot_leave_percent)),
         ("routing.hot_dwell_ms", ms(routing.hot_dwell)),
         ("routing.session_bound_percent", json!(routing.session_bound_percent)),
+        ("routing.chunk_ms", ms(routing.chunk)),
         ("routing.slow_start_ms", ms(routing.slow_start)),
         ("routing.panic_percent", json!(routing.panic_percent)),
         ("breaker.request_volume", json!(breaker.request_volume)),

@@ -36,9 +36,9 @@ pub(crate) fn id(name: &str) -> NodeId {
 pub(crate) type Line<'a> = (u64, Input, &'a [&'a str]);
 
 /// The default rules without what needs ticks between the lines of a script, or chance: self-suspicion, jitter, hedges,
-/// pings of peers that gossip calls dead. Tests of these turn them on.
+/// pings of peers that gossip calls dead. Calls stay whole. Tests of these turn them on.
 pub(crate) fn plain_rules() -> Rules {
-    let mut rules = Rules { pulse: None, hedge: None, ..Rules::default() };
+    let mut rules = Rules { pulse: None, hedge: None, split: None, ..Rules::default() };
     (rules.peers.gate.jitter_percent, rules.peers.panic_percent) = (0, 0);
     rules
 }
@@ -101,21 +101,29 @@ impl Stage {
     }
 }
 
+/// A job in words; the chunks of all calls are numbered as they are cut.
+fn number(job: JobId) -> String {
+    if job.is_chunk() { format!("chunk-{}", job.0 - JobId::of_chunk(0).0) } else { job.0.to_string() }
+}
+
 /// An effect in words that a script can name. Times are rounded up to milliseconds.
 fn words(effect: &Effect) -> Option<String> {
     Some(match effect {
         Effect::Run { batch, rows } => {
-            let rows: Vec<String> = rows.iter().map(|row| format!("{}.{}", row.job.0, row.row)).collect();
+            let rows: Vec<String> = rows.iter().map(|row| format!("{}.{}", number(row.job), row.row)).collect();
             format!("run {}: {}", batch.0, rows.join(" "))
         }
+        Effect::Cut { call, chunk, rows } => format!("cut {} of {call}: {rows:?}", number(*chunk), call = call.0),
         Effect::Forward { job, attempt, peer, bound, remaining: _ } => {
             let bound = bound.map_or(String::new(), |bound| format!(" if within {} ms", bound.to_ms_ceil()));
-            format!("forward {}#{} to {peer}{bound}", job.0, attempt.0)
+            format!("forward {}#{} to {peer}{bound}", number(*job), attempt.0)
         }
-        Effect::Abandon { job, attempt } => format!("abandon {}#{}", job.0, attempt.0),
-        Effect::Acknowledge { job, report } => format!("acknowledge {}, wait {} ms", job.0, report.wait.to_ms_ceil()),
+        Effect::Abandon { job, attempt } => format!("abandon {}#{}", number(*job), attempt.0),
+        Effect::Acknowledge { job, report } => {
+            format!("acknowledge {}, wait {} ms", number(*job), report.wait.to_ms_ceil())
+        }
         Effect::Finish { job, outcome, placements, .. } => {
-            format!("finish {}: {} after {placements}", job.0, outcome_words(outcome))
+            format!("finish {}: {} after {placements}", number(*job), outcome_words(outcome))
         }
         Effect::Measure => "measure".to_owned(),
         Effect::Ping { peer } => format!("ping {peer}"),
@@ -129,6 +137,7 @@ fn outcome_words(outcome: &Outcome) -> String {
     let place = |placed: &Placed| match placed {
         Placed::Here => "here".to_owned(),
         Placed::Away(peer, _) => format!("on {peer}"),
+        Placed::InChunks => "in chunks".to_owned(),
     };
     match outcome {
         Outcome::Done { placed } => format!("done {}", place(placed)),

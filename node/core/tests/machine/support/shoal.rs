@@ -28,6 +28,7 @@ const DEADLINE: Micros = Micros::from_ms(20_000);
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
     callers: u64,
+    chunks: u64,
     forwards: u64,
     kills: u64,
     broken: u64,
@@ -38,6 +39,7 @@ pub(crate) struct Seen {
 impl Seen {
     pub(crate) fn add(&mut self, other: Self) {
         self.callers += other.callers;
+        self.chunks += other.chunks;
         self.forwards += other.forwards;
         self.kills += other.kills;
         self.broken += other.broken;
@@ -46,7 +48,7 @@ impl Seen {
     }
 
     pub(crate) fn assert_all_happened(&self) {
-        assert!(3000 < self.callers && 300 < self.forwards && 20 < self.kills, "{self:?}");
+        assert!(3000 < self.callers && 3000 < self.chunks && 300 < self.forwards && 20 < self.kills, "{self:?}");
         assert!(20 < self.broken && 10 < self.orphans && 100 < self.served_after_return, "{self:?}");
     }
 }
@@ -86,6 +88,10 @@ struct Seat {
     from: BTreeMap<JobId, Stream>,
     /// Callers of this run of the process that wait.
     waiting: BTreeSet<JobId>,
+    /// Of each call that was cut, the rows that are done.
+    cut: BTreeMap<JobId, usize>,
+    /// The call of each chunk.
+    chunks: BTreeMap<JobId, JobId>,
 }
 
 struct Shoal {
@@ -125,6 +131,8 @@ pub(crate) fn run(seed: u64) -> Seen {
             units: BTreeMap::new(),
             from: BTreeMap::new(),
             waiting: BTreeSet::new(),
+            cut: BTreeMap::new(),
+            chunks: BTreeMap::new(),
         });
         shoal.start(on);
         shoal.at(Micros::ZERO, Event::Gossip { to: on });
@@ -188,6 +196,13 @@ impl Shoal {
                 let took = ROW.times(rows.len() as u64);
                 self.at(took, Event::BatchEnds { on, boot, batch, rows: rows.len() });
             }
+            Effect::Cut { call, chunk, rows } => {
+                self.seen.chunks += 1;
+                let units: Arc<[u32]> = Arc::from(&self.seats[on].units[&call][rows.start as usize..rows.end as usize]);
+                self.seats[on].units.insert(chunk, units);
+                self.seats[on].chunks.insert(chunk, call);
+                self.seats[on].cut.entry(call).or_default();
+            }
             Effect::Forward { job, attempt, peer, bound, remaining } => {
                 self.seen.forwards += 1;
                 assert!(!self.seats[on].from.contains_key(&job), "seed {}: a second hop", self.seed);
@@ -228,7 +243,16 @@ impl Shoal {
 
     fn finish(&mut self, on: usize, job: JobId, outcome: Outcome, placements: u8) {
         let seed = self.seed;
-        self.seats[on].units.remove(&job).unwrap_or_else(|| panic!("seed {seed}: {job:?} ended twice"));
+        let units = self.seats[on].units.remove(&job).unwrap_or_else(|| panic!("seed {seed}: {job:?} ended twice"));
+        if let Some(call) = self.seats[on].chunks.remove(&job) {
+            let done = matches!(outcome, Outcome::Done { placed: Placed::Here | Placed::Away(..) });
+            assert!(done && (1..=3).contains(&placements), "seed {seed}: node {on} lost a chunk: {outcome:?}");
+            *self.seats[on].cut.get_mut(&call).expect("a chunk's call is cut") += units.len();
+            return;
+        }
+        if let Some(rows) = self.seats[on].cut.remove(&job) {
+            assert_eq!(rows, units.len(), "seed {seed}: {job:?} ended without all of its rows");
+        }
         if self.seats[on].waiting.remove(&job) {
             assert!(matches!(outcome, Outcome::Done { .. }), "seed {seed}: node {on} lost {job:?}: {outcome:?}");
             return assert!((1..=3).contains(&placements), "seed {seed}: {job:?} was placed {placements} times");
@@ -322,7 +346,8 @@ impl Shoal {
             return;
         }
         self.seen.callers += 1;
-        let rows = 1 + self.chance.below(3);
+        // Each node gets more work than it could do alone now and then, as one call of a second's work.
+        let rows = if self.chance.below(60) == 0 { 100 } else { 1 + self.chance.below(3) };
         let job = self.hold(to, Arc::from(vec![1; rows]));
         self.seats[to].waiting.insert(job);
         self.arrive(to, job, Source::Caller, DEADLINE);
@@ -388,6 +413,8 @@ impl Shoal {
         seat.units.clear();
         seat.from.clear();
         seat.waiting.clear();
+        seat.cut.clear();
+        seat.chunks.clear();
         let to_victim: Vec<Stream> =
             self.streams.iter().filter(|(_, (to, _))| *to == victim).map(|(&stream, _)| stream).collect();
         for stream in to_victim {
@@ -411,7 +438,7 @@ impl Shoal {
         assert!(self.streams.is_empty(), "seed {}: open streams {:?}", self.seed, self.streams);
         for (on, seat) in self.seats.iter().enumerate() {
             let node = seat.up.as_ref().expect("every killed node was started again");
-            let told = (seat.waiting.len(), seat.units.len(), seat.from.len());
+            let told = (seat.waiting.len(), seat.units.len(), seat.from.len() + seat.chunks.len() + seat.cut.len());
             assert_eq!(told, (0, 0, 0), "seed {}: node {on} still owes answers", self.seed);
             assert_eq!(node.gauges(self.now), Gauges::default(), "seed {}: node {on} is not at rest", self.seed);
         }

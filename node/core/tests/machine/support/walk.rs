@@ -23,12 +23,15 @@ use shoal_core::peers::{PeerFacts, Word};
 use shoal_core::prng::Prng;
 use shoal_core::route::Policy;
 use shoal_core::share::Share;
+use shoal_core::split::SplitRules;
 use shoal_core::time::{Micros, MonoTime};
 
 const EVENTS: usize = 300;
 const JOBS_MAX: u32 = 12;
 const BYTES_MAX: u64 = 3000;
 const PLACEMENTS_MAX: u8 = 3;
+/// Most chunks of one call at one node.
+const CHUNKS_MAX: u32 = 2;
 const NAMES: [&str; 5] = ["a", "b", "c", "d", "never-a-member"];
 
 /// What happened, so that a walk that walks nowhere is noticed.
@@ -55,6 +58,9 @@ impl Seen {
         }
         let rare = [
             "hedge",
+            "cut",
+            "done in chunks",
+            "chunk ended with its call",
             "run",
             "forward",
             "second placement",
@@ -126,12 +132,22 @@ struct Walk {
 }
 
 /// What the model knows of a job.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Live {
     caller: bool,
     bytes: u64,
     deadline: MonoTime,
+    /// Time that it had when it came.
+    patience: Micros,
     rows: usize,
+    /// Rows of it that were cut, and the chunks that did not end.
+    cut: usize,
+    open: BTreeSet<JobId>,
+    /// The call that it is a chunk of.
+    of: Option<JobId>,
+    is_first: bool,
+    /// A chunk of it ended badly.
+    failed: bool,
     /// The peers that have it: one, or two after a hedge.
     away: Vec<(Attempt, NodeId)>,
     visited: BTreeSet<NodeId>,
@@ -158,6 +174,11 @@ impl Walk {
             load_max: Share::FULL,
             ..HedgeRules::default()
         });
+        rules.split = match seed % 4 {
+            0 => None,
+            // A row or two each, so that there are many.
+            _ => Some(SplitRules { chunk_time: Micros::from_ms(6), per_node_max: CHUNKS_MAX, open_max: 8 }),
+        };
         if seed.is_multiple_of(5) {
             rules.retry_budget = Some(RetryBudget(BudgetRules { percent: 0, per_second: 1 }));
             rules.peers.breaker = Some(BreakerRules { request_volume: 2, ..BreakerRules::default() });
@@ -232,7 +253,7 @@ impl Walk {
 
     fn any_arrival(&mut self) -> Input {
         self.jobs_made += 1;
-        let rows = 1 + self.chance.below(6);
+        let rows = if self.one_in(4) { 1 + self.chance.below(40) } else { 1 + self.chance.below(6) };
         let units: Vec<u32> = (0..rows).map(|_| self.one_of(&[0, 1, 1, 2, 5, 40, u32::MAX])).collect();
         // Mostly sound texts: with a job of 2^32 units in the queue nothing else has hope.
         let units = if self.one_in(30) { units } else { units.into_iter().map(|units| units.min(5)).collect() };
@@ -300,6 +321,10 @@ impl Walk {
     }
 
     fn any_job(&mut self) -> JobId {
+        let live: Vec<JobId> = self.live.keys().copied().collect();
+        if !live.is_empty() && self.one_in(3) {
+            return self.one_of(&live);
+        }
         JobId(self.chance.below(2 + usize::try_from(self.jobs_made).expect("few")) as u64)
     }
 
@@ -368,13 +393,17 @@ impl Walk {
         for effect in &effects {
             self.check(&input, effect, &before);
         }
+        // Nobody waits for a chunk alone.
         if let Input::Left { job } = input
+            && !job.is_chunk()
             && let Some(live) = self.live.remove(&job)
         {
             assert!(live.away.is_empty(), "{before}: {live:?}");
             self.over.insert(job);
+            self.end_chunks(live.open, &before);
             self.seen.note("left");
         }
+        self.check_chunks(&before);
         self.check_gauges(&before);
     }
 
@@ -390,13 +419,9 @@ impl Walk {
                     caller: *source == Source::Caller,
                     bytes: *bytes,
                     deadline: *deadline,
+                    patience: deadline.since(self.now),
                     rows: units.len(),
-                    away: Vec::new(),
-                    visited: BTreeSet::new(),
-                    ran_here: BTreeMap::new(),
-                    busy_refused: false,
-                    acknowledged: false,
-                    hedged: false,
+                    ..Live::default()
                 };
                 self.live.insert(*job, live);
             }
@@ -426,6 +451,7 @@ impl Walk {
     fn check(&mut self, input: &Input, effect: &Effect, before: &str) {
         match effect {
             Effect::Run { batch, rows } => self.check_run(*batch, rows, before),
+            Effect::Cut { call, chunk, rows } => self.check_cut(*call, *chunk, rows.clone(), before),
             Effect::Forward { job, attempt, peer, bound, remaining } => {
                 self.seen.note(
                     ["forward", "second placement", "third placement", "a hedge too"][usize::from(attempt.0) - 1],
@@ -439,7 +465,8 @@ impl Walk {
                 assert!(live.visited.insert(peer.clone()), "{before}: {job:?} was on {peer} before");
                 assert!(attempt.0 <= PLACEMENTS_MAX + 1, "{before}: {attempt:?}");
                 assert!(!live.busy_refused || bound.is_none(), "{before}: a second busy refusal is possible");
-                assert!(*remaining <= live.deadline.since(self.now), "{before}: {remaining:?} is too long");
+                let most = if live.of.is_some() { live.patience } else { live.deadline.since(self.now) };
+                assert!(*remaining <= most, "{before}: {remaining:?} is too long");
                 live.away.push((*attempt, peer.clone()));
                 assert!(live.away.len() <= 2, "{before}: {live:?}");
                 let facts = self.members.get(peer).unwrap_or_else(|| panic!("{before}: {peer} is no member"));
@@ -477,6 +504,49 @@ impl Walk {
         }
     }
 
+    fn check_cut(&mut self, call: JobId, chunk: JobId, rows: std::ops::Range<u32>, before: &str) {
+        self.seen.note("cut");
+        assert!(chunk.is_chunk() && !self.live.contains_key(&chunk), "{before}: {chunk:?} is no new chunk");
+        assert!(self.over.insert(chunk), "{before}: {chunk:?} is used twice");
+        self.over.remove(&chunk);
+        let live = self.live.get_mut(&call).unwrap_or_else(|| panic!("{before}: {call:?} is over, yet cut"));
+        assert!(live.caller && live.of.is_none() && !live.failed, "{before}: {live:?}");
+        let (start, end) = (rows.start as usize, rows.end as usize);
+        assert!(live.cut == start && start < end && end <= live.rows, "{before}: {rows:?} of {live:?}");
+        live.cut = end;
+        live.open.insert(chunk);
+        let part = Live {
+            caller: true,
+            patience: live.patience,
+            rows: rows.len(),
+            of: Some(call),
+            is_first: start == 0,
+            ..Live::default()
+        };
+        self.live.insert(chunk, part);
+    }
+
+    /// No peer has more chunks of one call than it may, and a call that is cut has one somewhere.
+    fn check_chunks(&self, before: &str) {
+        for (call, live) in self.live.iter().filter(|(_, live)| 0 < live.cut) {
+            assert!(!live.open.is_empty(), "{before}: nothing is left of {call:?}, and it does not end");
+            let mut on = BTreeMap::<&NodeId, u32>::new();
+            let away = live.open.iter().flat_map(|chunk| &self.live[chunk].away);
+            away.for_each(|(_, peer)| *on.entry(peer).or_default() += 1);
+            assert!(on.values().all(|&chunks| chunks <= CHUNKS_MAX), "{before}: {call:?} is on {on:?}");
+        }
+    }
+
+    /// Their call is over, and they are over with it.
+    fn end_chunks(&mut self, chunks: BTreeSet<JobId>, before: &str) {
+        for chunk in chunks {
+            let live = self.live.remove(&chunk).expect("an open chunk lives");
+            assert!(live.away.is_empty(), "{before}: {chunk:?} goes on although its call is over: {live:?}");
+            assert!(self.over.insert(chunk), "{before}: {chunk:?} ends twice");
+            self.seen.note("chunk ended with its call");
+        }
+    }
+
     fn check_run(&mut self, batch: BatchId, rows: &[RowRef], before: &str) {
         self.seen.note("run");
         assert!(self.running.len() < self.slots, "{before}: more batches than slots");
@@ -494,6 +564,10 @@ impl Walk {
             assert!(*runs <= 2, "{before}: {row:?} runs a third time here");
         }
         assert_eq!(rows.iter().collect::<BTreeSet<_>>().len(), rows.len(), "{before}: a row twice in {rows:?}");
+        let chunks: BTreeSet<JobId> = rows.iter().map(|row| row.job).filter(|job| job.is_chunk()).collect();
+        let mut of = BTreeMap::<JobId, u32>::new();
+        chunks.iter().filter_map(|chunk| self.live[chunk].of).for_each(|call| *of.entry(call).or_default() += 1);
+        assert!(of.values().all(|&chunks| chunks <= CHUNKS_MAX), "{before}: too many chunks here: {of:?}");
         self.running.push((batch, rows.to_vec()));
     }
 
@@ -502,6 +576,10 @@ impl Walk {
         assert!(self.over.insert(job), "{before}: {job:?} ends twice");
         // A job that ends while a peer computes it is abandoned there; the effects that say so came before.
         assert!(live.away.is_empty(), "{before}: {job:?} ends while {:?} computes it", live.away);
+        if let Some(call) = live.of.and_then(|call| self.live.get_mut(&call)) {
+            assert!(call.open.remove(&job), "{before}: {job:?} is none of {call:?}");
+            call.failed |= !matches!(outcome, Outcome::Done { .. });
+        }
         let placed = live.visited.len() + usize::from(!live.ran_here.is_empty());
         // A hedge whose twin never ran or was never sent looks like a placement.
         assert!(
@@ -517,10 +595,16 @@ impl Walk {
                 assert!(live.visited.contains(peer), "{before}: {peer} never had it");
                 "done away"
             }
+            Outcome::Done { placed: Placed::InChunks } => {
+                let is_whole = live.cut == live.rows && live.open.is_empty() && !live.failed && live.of.is_none();
+                assert!(is_whole, "{before}: {live:?}");
+                "done in chunks"
+            }
             Outcome::Rejected { .. } => "rejected",
             Outcome::EngineFailed(_) => "engine failed",
             Outcome::Overloaded { .. } => {
-                assert!(live.caller, "{before}");
+                // What was begun is not refused any more.
+                assert!(live.caller && (live.of.is_none() || live.is_first), "{before}: {live:?}");
                 "overloaded"
             }
             Outcome::Unavailable { .. } => {
@@ -534,6 +618,8 @@ impl Walk {
             }
         };
         self.seen.note(what);
+        assert!(0 == live.cut || live.failed || live.open.is_empty(), "{before}: {live:?}");
+        self.end_chunks(live.open, before);
     }
 
     fn check_gauges(&self, before: &str) {
@@ -542,7 +628,7 @@ impl Walk {
         let bytes: u64 = self.live.values().map(|live| live.bytes).sum();
         assert_eq!(
             (gauges.jobs as usize, gauges.forwards as usize, gauges.bytes),
-            (self.live.len(), away, bytes),
+            (self.live.values().filter(|live| live.of.is_none()).count(), away, bytes),
             "{before}"
         );
         assert!(gauges.jobs <= JOBS_MAX && gauges.bytes <= BYTES_MAX, "{before}: {gauges:?}");
