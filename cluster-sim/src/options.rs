@@ -62,6 +62,7 @@ impl NodeOptions {
             engine,
             threads_per_node,
             directory,
+            proxy_seed: None,
         })
     }
 }

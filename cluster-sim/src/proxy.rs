@@ -3,7 +3,7 @@
 //! For drills and the black-box suite. Every node has a *door*: an address of the proxy that it advertises instead of
 //! its own and that others name as a seed, so everything on its way to the node comes through its door. Rules are for
 //! ordered pairs of parties, so the proxy has to know who sends: gossip comes from a node's own bound address, and the
-//! owner of a TCP connection is found in `/proc` (Linux only).
+//! owner of a TCP connection is found through the kernel's `sock_diag` and `/proc` (Linux only).
 //! Invariants: the order of bytes in a connection never changes and none is lost or made up; every table, queue and
 //! buffer has a limit; it runs on one thread of its own, which ends with the value.
 //! Not here: which fault when (`drill`); faults inside a process, which signals and the stand-in engine make.
@@ -82,7 +82,7 @@ impl FaultProxy {
     ///
     /// # Errors
     /// A door's port is in use, an address is not one of IPv4 or names no host, there are more than [`NODES_MAX`]
-    /// nodes, or the system gives no thread.
+    /// nodes, the kernel does not tell who owns a connection, or the system gives no thread.
     pub fn start(targets: &[Target], seed: u64) -> Result<Self> {
         ensure!(targets.len() <= NODES_MAX, "{} nodes behind one proxy; at most {NODES_MAX} can be", targets.len());
         let nodes = targets.iter().map(|target| host(target.node)).collect::<Result<Vec<_>>>()?;
@@ -96,6 +96,11 @@ impl FaultProxy {
                 Ok((tcp, udp))
             });
             sockets.push(bound.with_context(|| format!("opening {door}, the proxy's door of node {index}"))?);
+        }
+        if let Some(&door) = doors.first() {
+            let is_told =
+                owner::listens(door).context("asking the kernel for a socket (sock_diag; modprobe tcp_diag)")?;
+            ensure!(is_told, "the kernel does not know the socket that listens on {door}: no owner could be found");
         }
         let rules = Rules::none(targets.len());
         let shared = Arc::new(Shared {

@@ -3,10 +3,14 @@
 //! For the suite. Invariants: each node names all others as seeds, so the order of starting does not matter; all
 //! carry a cluster name that no other test has.
 
+use std::net::SocketAddr;
 use std::ops::{Index, IndexMut};
 use std::time::{Duration, Instant};
 
+use cluster_sim::proxy::{FaultProxy, Target};
+
 use crate::node::{Node, Plan};
+use crate::ports;
 use crate::wait::{self, LIMIT};
 
 /// One inference on a machine that is busy with other tests can look slower by some milliseconds, and a quiet node
@@ -21,15 +25,42 @@ pub struct Shoal(Vec<Node>);
 /// Plans of `count` nodes, `node-1` to `node-N`, that all know each other's addresses.
 #[must_use]
 pub fn plans(count: usize, engine: &str) -> Vec<Plan> {
-    let plans: Vec<Plan> = (1..=count).map(|number| Plan::new(&format!("node-{number}"), engine)).collect();
+    let plans = unwired(count, engine);
     let seeds: Vec<_> = plans.iter().map(Plan::peer).collect();
+    wired(plans, &seeds)
+}
+
+/// Each with a name, ports and nobody to ask.
+fn unwired(count: usize, engine: &str) -> Vec<Plan> {
+    (1..=count).map(|number| Plan::new(&format!("node-{number}"), engine)).collect()
+}
+
+/// All in one cluster, each seeded with the addresses of the others; `seeds` are in the order of the plans.
+fn wired(plans: Vec<Plan>, seeds: &[SocketAddr]) -> Vec<Plan> {
     let cluster = format!("test-{}", seeds[0].port());
-    let mut wired = Vec::new();
-    for plan in plans {
-        let others: Vec<_> = seeds.iter().filter(|seed| **seed != plan.peer()).collect();
-        wired.push(others.into_iter().fold(plan.cluster(&cluster).config(MARGIN), |plan, seed| plan.seed(seed)));
-    }
-    wired
+    let wire = |(own, plan): (usize, Plan)| {
+        let others = seeds.iter().enumerate().filter(|(index, _)| *index != own);
+        others.fold(plan.cluster(&cluster).config(MARGIN), |plan, (_, seed)| plan.seed(seed))
+    };
+    plans.into_iter().enumerate().map(wire).collect()
+}
+
+/// A shoal whose nodes reach each other only through a proxy, which knows them by their index.
+///
+/// # Panics
+/// The proxy cannot be opened, or the nodes do not become ready and see each other.
+#[must_use]
+#[track_caller]
+pub fn ready_behind_a_proxy(count: usize, engine: &str) -> (Shoal, FaultProxy) {
+    let plans = unwired(count, engine);
+    let targets = plans.iter().map(|plan| Target { node: plan.peer(), door: ports::free() });
+    let proxy = FaultProxy::start(&targets.collect::<Vec<_>>(), 1).expect("the doors were free a moment ago");
+    let doors: Vec<_> = proxy.doors().collect();
+    let plans = wired(plans, &doors).into_iter().zip(&doors);
+    let mut shoal = Shoal::start(plans.map(|(plan, door)| plan.flag("--advertise", &door.to_string())).collect());
+    shoal.iter().enumerate().for_each(|(index, node)| proxy.learn_pid(index, Some(node.pid())));
+    shoal.wait_formed();
+    (shoal, proxy)
 }
 
 impl Shoal {

@@ -19,6 +19,7 @@ mod leaving;
 mod limits;
 mod membership;
 mod model;
+mod partitions;
 mod policies;
 mod recording;
 mod rules;

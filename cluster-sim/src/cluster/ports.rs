@@ -24,6 +24,14 @@ pub(crate) struct NodePorts {
     pub(crate) api: SocketAddr,
     /// TCP for jobs, UDP for gossip.
     pub(crate) peer: SocketAddr,
+    /// Where others reach `peer`: the same, or the node's door of a proxy.
+    pub(crate) advertise: SocketAddr,
+}
+
+impl NodePorts {
+    fn new(api: SocketAddr, peer: SocketAddr) -> Self {
+        Self { api, peer, advertise: peer }
+    }
 }
 
 /// API ports `base`, `base + 1`, ... and peer ports 10,000 above them.
@@ -37,9 +45,8 @@ pub(crate) fn fixed(base: u16, nodes: u16) -> Result<Vec<NodePorts>> {
         "--base-port {base}: {nodes} nodes would need ports up to {highest}; the highest base for them is {}",
         u32::from(u16::MAX) - u32::from(PEER_PORT_OFFSET) - u32::from(nodes) + 1,
     );
-    let ports: Vec<NodePorts> = (base..base + nodes)
-        .map(|api| NodePorts { api: loopback(api), peer: loopback(api + PEER_PORT_OFFSET) })
-        .collect();
+    let ports: Vec<NodePorts> =
+        (base..base + nodes).map(|api| NodePorts::new(loopback(api), loopback(api + PEER_PORT_OFFSET))).collect();
     for (index, node) in ports.iter().enumerate() {
         for (address, purpose) in [(node.api, "API"), (node.peer, "peer")] {
             if let Err(cause) = claim(address) {
@@ -60,18 +67,31 @@ pub(crate) fn fixed(base: u16, nodes: u16) -> Result<Vec<NodePorts>> {
 /// Too many candidates in a row are in use.
 pub(crate) fn free(nodes: u16, rng: &mut impl Rng) -> Result<Vec<NodePorts>> {
     let mut taken = HashSet::new();
-    let mut next = || -> Result<SocketAddr> {
-        for _ in 0..TRIES_PER_PORT_MAX {
-            let span = u64::from(FREE_PORTS.end - FREE_PORTS.start);
-            let port = u16::try_from(u64::from(FREE_PORTS.start) + rng.next_u64() % span)?;
-            if !taken.contains(&port) && claim(loopback(port)).is_ok() {
-                taken.insert(port);
-                return Ok(loopback(port));
-            }
+    (0..nodes).map(|_| Ok(NodePorts::new(one_free(&mut taken, rng)?, one_free(&mut taken, rng)?))).collect()
+}
+
+/// Has every node advertise a free port of its own, where a proxy is to listen.
+///
+/// # Errors
+/// Too many candidates in a row are in use.
+pub(crate) fn advertise_doors(nodes: &mut [NodePorts], rng: &mut impl Rng) -> Result<()> {
+    let mut taken = nodes.iter().flat_map(|node| [node.api.port(), node.peer.port()]).collect();
+    for node in nodes {
+        node.advertise = one_free(&mut taken, rng)?;
+    }
+    Ok(())
+}
+
+fn one_free(taken: &mut HashSet<u16>, rng: &mut impl Rng) -> Result<SocketAddr> {
+    for _ in 0..TRIES_PER_PORT_MAX {
+        let span = u64::from(FREE_PORTS.end - FREE_PORTS.start);
+        let port = u16::try_from(u64::from(FREE_PORTS.start) + rng.next_u64() % span)?;
+        if !taken.contains(&port) && claim(loopback(port)).is_ok() {
+            taken.insert(port);
+            return Ok(loopback(port));
         }
-        bail!("no free port among {TRIES_PER_PORT_MAX} tried between {} and {}", FREE_PORTS.start, FREE_PORTS.end);
-    };
-    (0..nodes).map(|_| Ok(NodePorts { api: next()?, peer: next()? })).collect()
+    }
+    bail!("no free port among {TRIES_PER_PORT_MAX} tried between {} and {}", FREE_PORTS.start, FREE_PORTS.end);
 }
 
 /// Takes the port for TCP and UDP and gives it back at once.
@@ -114,5 +134,15 @@ mod tests {
         let all: HashSet<u16> = ports.iter().flat_map(|node| [node.api.port(), node.peer.port()]).collect();
         assert_eq!(all.len(), 32);
         assert!(all.iter().all(|port| FREE_PORTS.contains(port)), "{all:?}");
+    }
+
+    #[test]
+    fn doors_are_ports_that_no_node_listens_on_itself() {
+        let mut rng = Pcg64Mcg::seed_from_u64(1);
+        let mut ports = free(16, &mut rng).unwrap();
+        assert!(ports.iter().all(|node| node.advertise == node.peer));
+        advertise_doors(&mut ports, &mut rng).unwrap();
+        let all = ports.iter().flat_map(|node| [node.api, node.peer, node.advertise]);
+        assert_eq!(all.collect::<HashSet<_>>().len(), 48);
     }
 }

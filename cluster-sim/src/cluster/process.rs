@@ -12,9 +12,11 @@ use std::io::{Read, Seek, SeekFrom};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
+use cluster_sim::proxy::FaultProxy;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, ChildStdin, Command};
 
@@ -40,6 +42,8 @@ pub(crate) struct NodeProcess {
     /// what it still has of its own, and a node that drains would take that for the death of its parent.
     stdin: Option<ChildStdin>,
     ended: Option<ExitStatus>,
+    /// Who has to know the process at every start, and which node it is there.
+    proxy: Option<(Arc<FaultProxy>, usize)>,
 }
 
 impl NodeProcess {
@@ -48,7 +52,7 @@ impl NodeProcess {
     pub(crate) fn start(command: NodeCommand) -> Result<Self> {
         let mut child = spawn(&command)?;
         let stdin = child.stdin.take();
-        Ok(Self { command, child, stdin, ended: None })
+        Ok(Self { command, child, stdin, ended: None, proxy: None })
     }
 
     /// Starts an ended node again, under the same id and with the same addresses and data directory.
@@ -60,7 +64,21 @@ impl NodeProcess {
         self.child = spawn(&self.command)?;
         self.stdin = self.child.stdin.take();
         self.ended = None;
+        self.tell_pid();
         Ok(())
+    }
+
+    /// From now on the proxy knows the connections of this node, its `index`-th, whenever it is started. Called right
+    /// after the start, before the node has read its configuration.
+    pub(crate) fn introduce(&mut self, proxy: Arc<FaultProxy>, index: usize) {
+        self.proxy = Some((proxy, index));
+        self.tell_pid();
+    }
+
+    fn tell_pid(&self) {
+        if let Some((proxy, index)) = &self.proxy {
+            proxy.learn_pid(*index, self.pid());
+        }
     }
 
     pub(crate) fn node_id(&self) -> &str {

@@ -41,8 +41,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const RETURN_EVERY: Duration = Duration::from_millis(10);
 /// Pause after an accept that failed, for example for want of files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
-/// How often an owner is looked for; the table is read in parts, and a row can be missed while it changes.
-const OWNER_TRIES: usize = 3;
 
 /// Neither side can go on: both have to learn it by a reset.
 #[derive(Debug)]
@@ -68,7 +66,7 @@ pub(super) async fn open(shared: Arc<Shared>, to: usize, listener: std::net::Tcp
                 Err(_) => sleep(ACCEPT_PAUSE).await,
             },
             () = shared.doubts[to].notified() => {
-                if is_gone(&shared, to).await {
+                if is_gone(&shared, to) {
                     drop(listener);
                     listener = reopened(&shared, to).await;
                 }
@@ -78,17 +76,16 @@ pub(super) async fn open(shared: Arc<Shared>, to: usize, listener: std::net::Tcp
 }
 
 /// Whether the node does not listen any more. A cut would hide that, so at a cut the door stays open.
-async fn is_gone(shared: &Shared, node: usize) -> bool {
-    let address = shared.nodes[node];
-    let looked = tokio::task::spawn_blocking(move || owner::listens(address)).await;
-    // When the system does not tell, the door stays open, and who comes is reset if the node is gone.
-    matches!(looked, Ok(Ok(false))) && !shared.rules.borrow().is_cut_from_anybody(node)
+fn is_gone(shared: &Shared, node: usize) -> bool {
+    // When the kernel does not tell, the door stays open, and who comes is reset if the node is gone.
+    let is_down = owner::listens(shared.nodes[node]).is_ok_and(|listens| !listens);
+    is_down && !shared.rules.borrow().is_cut_from_anybody(node)
 }
 
 /// The door again, as soon as the node listens or a cut hides whether it does.
 async fn reopened(shared: &Shared, node: usize) -> TcpListener {
     loop {
-        if !is_gone(shared, node).await
+        if !is_gone(shared, node)
             && let Ok(listener) = TcpListener::bind(shared.doors[node]).await
         {
             return listener;
@@ -132,15 +129,19 @@ async fn serve(shared: &Shared, to: usize, mut inbound: TcpStream, source: Socke
 
 /// Who opened the connection that came from `source`.
 async fn opener(shared: &Shared, to: usize, source: SocketAddrV4) -> Party {
-    let door = shared.doors[to];
-    for _ in 0..OWNER_TRIES {
-        let pids = shared.pids();
-        let looked = tokio::task::spawn_blocking(move || owner::owner(source, door, &pids)).await;
-        if let Ok(Ok(Some(node))) = looked {
-            return Party::Node(node);
-        }
+    let (door, pids) = (shared.doors[to], shared.pids());
+    // Reading what files the processes hold may take a millisecond.
+    match tokio::task::spawn_blocking(move || owner::owner(source, door, &pids)).await {
+        Ok(Ok(Some(node))) => Party::Node(node),
+        _ => Party::Stranger,
     }
-    Party::Stranger
+}
+
+/// Sleeps, unless there is nothing to sleep: a timer never ends before the next millisecond.
+async fn pause(delay: Duration) {
+    if !delay.is_zero() {
+        sleep(delay).await;
+    }
 }
 
 enum Handshake {
@@ -163,7 +164,7 @@ async fn handshake(shared: &Shared, pair: Pair, inbound: &TcpStream) -> Handshak
         if passages.contains(&Passage::Reset) {
             return Handshake::Rejected;
         }
-        let pause = if passages.contains(&Passage::Cut) {
+        let limit = if passages.contains(&Passage::Cut) {
             if !std::mem::replace(&mut is_held, true) {
                 one(&shared.lane(pair).counts.connections_held);
             }
@@ -173,13 +174,13 @@ async fn handshake(shared: &Shared, pair: Pair, inbound: &TcpStream) -> Handshak
             let delays = delays.map(|(pair, faults)| shared.lane(pair).handshake_delay(faults));
             if let [Some(there), Some(back)] = delays {
                 // A cut that begins while the packets are under way is seen by the first chunk.
-                sleep(there + back).await;
+                pause(there + back).await;
                 return if is_closed(inbound).await { Handshake::GivenUp } else { Handshake::Done };
             }
             SYN_AGAIN
         };
         // A change is looked at at once; the sender of the rules lives as long as the doors.
-        let _ = timeout(pause, rules.changed()).await;
+        let _ = timeout(limit, rules.changed()).await;
         if is_closed(inbound).await {
             return Handshake::GivenUp;
         }
@@ -300,7 +301,7 @@ impl<'a> Direction<'a> {
         loop {
             let faults = self.rules.borrow_and_update().between(self.pair.reversed()).tcp;
             if faults.passage != Passage::Cut {
-                sleep(self.back.chunk_delay(&faults)).await;
+                pause(self.back.chunk_delay(&faults)).await;
                 return Err(Broken);
             }
             self.rules.changed().await.map_err(|_| Broken)?;
