@@ -63,6 +63,7 @@ impl NodeOptions {
             threads_per_node,
             directory,
             proxy_seed: None,
+            in_namespaces: false,
         })
     }
 }
