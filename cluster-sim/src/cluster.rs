@@ -15,7 +15,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use cluster_sim::netns::Namespaces;
 use cluster_sim::proxy::{FaultProxy, Target};
 use rand_core::SeedableRng;
 use rand_pcg::Pcg64Mcg;
@@ -55,6 +56,9 @@ pub(crate) struct ClusterPlan {
     pub(crate) proxy_seed: Option<u64>,
     /// Every node records its decisions, and tells whoever asks why a job went where it went.
     pub(crate) record: bool,
+    /// Gives every node a network namespace of its own, instead of a proxy and of `base_port`; see
+    /// [`Cluster::namespaces`].
+    pub(crate) in_namespaces: bool,
 }
 
 /// The running shoal.
@@ -63,6 +67,8 @@ pub(crate) struct Cluster {
     nodes: Vec<NodeProcess>,
     clients: Vec<Client>,
     proxy: Option<Arc<FaultProxy>>,
+    /// Behind the nodes, so that they go first.
+    namespaces: Option<Namespaces>,
     directory: PathBuf,
     directory_is_ours: bool,
     started: Instant,
@@ -124,9 +130,15 @@ impl Cluster {
             );
         }
         let mut chance = Pcg64Mcg::seed_from_u64(entropy());
-        let mut ports = match plan.base_port {
-            0 => ports::free(plan.nodes, &mut chance)?,
-            base => ports::fixed(base, plan.nodes)?,
+        ensure!(
+            plan.proxy_seed.is_none() || !plan.in_namespaces,
+            "either a proxy or namespaces: nodes in namespaces are out of the reach of a proxy on loopback"
+        );
+        let namespaces = if plan.in_namespaces { Some(Namespaces::create(plan.nodes.into())?) } else { None };
+        let mut ports = match (&namespaces, plan.base_port) {
+            (Some(namespaces), _) => ports::inside(namespaces, plan.nodes),
+            (None, 0) => ports::free(plan.nodes, &mut chance)?,
+            (None, base) => ports::fixed(base, plan.nodes)?,
         };
         let proxy = match plan.proxy_seed {
             Some(seed) => Some(start_proxy(&mut ports, seed, &mut chance)?),
@@ -139,7 +151,10 @@ impl Cluster {
         let started = Instant::now();
         let mut nodes = Vec::new();
         for index in 0..ports.len() {
-            let command = node_command(plan, &ports, index, &directory)?;
+            let mut command = node_command(plan, &ports, index, &directory)?;
+            if let Some(namespaces) = &namespaces {
+                command = command.behind(namespaces.inside(index));
+            }
             let mut node = NodeProcess::prepare(command);
             if let Some(proxy) = &proxy {
                 node.introduce(Arc::clone(proxy), index);
@@ -150,7 +165,7 @@ impl Cluster {
             nodes.push(node);
         }
         let clients = ports.iter().map(|node| Client::new(node.api)).collect();
-        Ok(Self { nodes, clients, proxy, directory, directory_is_ours, started })
+        Ok(Self { nodes, clients, proxy, namespaces, directory, directory_is_ours, started })
     }
 
     pub(crate) fn nodes(&self) -> &[NodeProcess] {
@@ -168,6 +183,11 @@ impl Cluster {
     /// What is between the nodes when the plan says so. It knows them by their index, whenever they are started.
     pub(crate) fn proxy(&self) -> Option<&FaultProxy> {
         self.proxy.as_deref()
+    }
+
+    /// Whose cables can be pulled, by the index of the node, when the plan says so.
+    pub(crate) fn namespaces(&self) -> Option<&Namespaces> {
+        self.namespaces.as_ref()
     }
 
     /// A client for probes of node `index`; the load has its own.
@@ -347,6 +367,7 @@ mod tests {
                 nodes: scripts.iter().zip(&ports).enumerate().map(start).collect(),
                 clients: ports.iter().map(|own| Client::new(own.api)).collect(),
                 proxy: None,
+                namespaces: None,
                 directory: directory.to_owned(),
                 directory_is_ours: false,
                 started: Instant::now(),
@@ -369,6 +390,7 @@ mod tests {
             directory: None,
             proxy_seed: None,
             record: false,
+            in_namespaces: false,
         }
     }
 

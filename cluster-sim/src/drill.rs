@@ -17,11 +17,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
+use cluster_sim::netns;
 
 use crate::options::{PlanOptions, private_cluster_name};
 use crate::report::{Progress, Report, remark};
 use judgement::Judgement;
-use scenario::Scenario;
+use scenario::{Network, Scenario};
 use stage::Run;
 
 /// Break a real shoal under load and judge what its clients saw
@@ -78,6 +79,11 @@ pub(crate) async fn run(options: Options) -> Result<ExitCode> {
     let mut judgements = Vec::new();
     let mut code = ExitCode::SUCCESS;
     for (name, scenario) in names.iter().zip(&scenarios) {
+        if let (Network::Namespaces, Err(why)) = (scenario.network, netns::available()) {
+            ensure!(1 < names.len(), "{name} needs network namespaces: {why}");
+            remark(format_args!("{name} is left out, because it needs network namespaces: {why}"));
+            continue;
+        }
         let judgement = one(&options, name, scenario, report).await?;
         if !judgement.is_passed() {
             code = judgement.exit_code();
@@ -98,6 +104,7 @@ async fn one(options: &Options, name: &str, scenario: &Scenario, report: Report)
     let mut plan = options.plan.plan(scenario.nodes, private_cluster_name(), Some(scenario.engine.clone()))?;
     plan.environment = scenario.environment();
     plan.late = scenario.late.iter().map(|&node| usize::from(node) - 1).collect();
+    plan.in_namespaces = scenario.network == Network::Namespaces;
     plan.proxy_seed = scenario.has_links().then_some(options.seed);
     plan.log_level = log::LOG_LEVEL.to_owned();
     let file_name =

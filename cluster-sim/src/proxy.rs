@@ -16,9 +16,11 @@ mod tests;
 mod traffic;
 mod udp;
 
+use std::io;
 use std::net::{SocketAddr, SocketAddrV4, TcpListener, UdpSocket};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tokio::sync::{Notify, oneshot, watch};
@@ -31,6 +33,11 @@ use traffic::Lane;
 
 /// Most nodes behind one proxy: the rules are a table of pairs.
 pub const NODES_MAX: usize = 256;
+
+/// Whoever looked for a free port had it open a moment ago, and a child that was started meanwhile has a copy of that
+/// socket until it becomes its program: a port in use is tried again for 0.1 s.
+const BIND_TRIES: u32 = 20;
+const BIND_PAUSE: Duration = Duration::from_millis(5);
 
 /// One node and its door.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,13 +96,12 @@ impl FaultProxy {
         let doors = targets.iter().map(|target| host(target.door)).collect::<Result<Vec<_>>>()?;
         let mut sockets = Vec::new();
         for (index, &door) in doors.iter().enumerate() {
-            let bound = TcpListener::bind(door).and_then(|tcp| {
-                let udp = UdpSocket::bind(door)?;
-                tcp.set_nonblocking(true)?;
-                udp.set_nonblocking(true)?;
-                Ok((tcp, udp))
-            });
-            sockets.push(bound.with_context(|| format!("opening {door}, the proxy's door of node {index}"))?);
+            sockets.push(bind(door).with_context(|| format!("opening {door}, the proxy's door of node {index}"))?);
+        }
+        if let Some(&door) = doors.first() {
+            let is_told =
+                owner::listens(door).context("asking the kernel for a socket (sock_diag; modprobe tcp_diag)")?;
+            ensure!(is_told, "the kernel does not know the socket that listens on {door}: no owner could be found");
         }
         if let Some(&door) = doors.first() {
             let is_told =
@@ -245,6 +251,23 @@ impl Shared {
     fn pids(&self) -> Vec<Option<u32>> {
         self.pids.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+/// Both sockets of a door.
+fn bind(door: SocketAddrV4) -> io::Result<(TcpListener, UdpSocket)> {
+    let bind = || -> io::Result<_> {
+        let (tcp, udp) = (TcpListener::bind(door)?, UdpSocket::bind(door)?);
+        tcp.set_nonblocking(true)?;
+        udp.set_nonblocking(true)?;
+        Ok((tcp, udp))
+    };
+    for _ in 0..BIND_TRIES {
+        match bind() {
+            Err(fault) if fault.kind() == io::ErrorKind::AddrInUse => std::thread::sleep(BIND_PAUSE),
+            bound => return bound,
+        }
+    }
+    bind()
 }
 
 fn host(address: SocketAddr) -> Result<SocketAddrV4> {

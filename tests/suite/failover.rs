@@ -106,3 +106,14 @@ fn what_one_node_sends_to_another_may_be_lost() {
 fn a_fifth_of_all_gossip_may_be_lost() {
     drill("gossip-loss");
 }
+
+#[test]
+fn a_pulled_cable_costs_callers_of_the_others_nothing() {
+    if let Err(why) = cluster_sim::netns::available() {
+        let shoal = binaries().shoal.display().to_string();
+        let ended = command::run(&binaries().cluster_sim, &["drill", "cable", "--shoal", &shoal], &[], LIMIT);
+        assert!(ended.code == Some(1) && ended.output.contains("network namespaces"), "{why}: {ended:?}");
+        return;
+    }
+    drill("cable");
+}

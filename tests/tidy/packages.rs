@@ -20,7 +20,8 @@ const EDGES: &[(&str, &str)] = &[
     ("shoal", "shoal-engine"),
     ("cluster-sim", "shoal-core"),
     ("cluster-tests", "shoal"),
-    // The model of gossip and what it is made of: one suite of facts runs on it and on the real adaptor.
+    // The model of gossip and what it is made of (one suite of facts runs on it and on the real adaptor), and the fault
+    // proxy.
     ("cluster-tests", "cluster-sim"),
     ("cluster-tests", "shoal-core"),
 ];

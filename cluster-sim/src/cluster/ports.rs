@@ -1,12 +1,14 @@
 //! Which addresses the nodes of a local shoal listen on.
 //!
-//! For `cluster`. Either a fixed scheme that a person can remember, or any free ports for runs side by side.
-//! Invariants: all addresses are on loopback, no two are equal, and each was free a moment before it is handed out.
+//! For `cluster`. A fixed scheme that a person can remember, or any free ports for runs side by side, or the same ports
+//! on machines of their own.
+//! Invariants: no two addresses are equal; those on loopback were free a moment before they are handed out.
 
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 
 use anyhow::{Result, bail, ensure};
+use cluster_sim::netns::Namespaces;
 use rand_core::Rng;
 
 /// A node's port for peers = its API port + this.
@@ -70,6 +72,14 @@ pub(crate) fn free(nodes: u16, rng: &mut impl Rng) -> Result<Vec<NodePorts>> {
     (0..nodes).map(|_| Ok(NodePorts::new(one_free(&mut taken, rng)?, one_free(&mut taken, rng)?))).collect()
 }
 
+/// The same ports in every namespace: nobody else is there.
+pub(crate) fn inside(namespaces: &Namespaces, nodes: u16) -> Vec<NodePorts> {
+    let address = |index, port| SocketAddr::from((namespaces.address(index), port));
+    let api = 8080;
+    let ports = |index| NodePorts::new(address(index, api), address(index, api + PEER_PORT_OFFSET));
+    (0..usize::from(nodes)).map(ports).collect()
+}
+
 /// Has every node advertise a free port of its own, where a proxy is to listen.
 ///
 /// # Errors
@@ -115,7 +125,8 @@ mod tests {
     fn a_port_in_use_is_named_with_its_owner_and_the_way_out() {
         let mut rng = Pcg64Mcg::seed_from_u64(7);
         let base = free(1, &mut rng).unwrap()[0].api.port();
-        let _occupied = TcpListener::bind(loopback(base + PEER_PORT_OFFSET)).unwrap();
+        // Where it fails, somebody else occupies it, which is as good.
+        let _occupied = TcpListener::bind(loopback(base + PEER_PORT_OFFSET));
         let text = fixed(base, 1).unwrap_err().to_string();
         for part in [(base + PEER_PORT_OFFSET).to_string().as_str(), "peer port of node-1", "--base-port 0"] {
             assert!(text.contains(part), "{part} is not in: {text}");

@@ -35,6 +35,16 @@ pub(crate) struct NodeCommand {
     pub(crate) log: PathBuf,
 }
 
+impl NodeCommand {
+    /// The same, run by another program that takes it as its last arguments and becomes it.
+    pub(crate) fn behind(mut self, (runner, mut arguments): (PathBuf, Vec<OsString>)) -> Self {
+        arguments.push(std::mem::replace(&mut self.program, runner).into());
+        arguments.append(&mut self.arguments);
+        self.arguments = arguments;
+        self
+    }
+}
+
 /// One node, running or ended.
 #[derive(Debug)]
 pub(crate) struct NodeProcess {
@@ -237,6 +247,19 @@ mod tests {
         });
         node.start().unwrap();
         node
+    }
+
+    #[tokio::test]
+    async fn behind_a_runner_a_node_is_the_same_process() {
+        let directory = tempfile::tempdir().unwrap();
+        let command = shell(&directory, "echo $0 $$; exit 7").command.clone();
+        let runner = ("/bin/sh".into(), ["-c", "exec \"$@\"", "runner"].map(OsString::from).to_vec());
+        let command = NodeCommand { log: directory.path().join("behind.log"), ..command.behind(runner) };
+        let mut node = NodeProcess::prepare(command);
+        node.start().unwrap();
+        let pid = node.pid().unwrap();
+        assert_eq!(describe_end(node.wait(LIMIT).await.unwrap()), "exit code 7");
+        assert_eq!(node.log_tail(1), format!("/bin/sh {pid}"));
     }
 
     #[tokio::test]

@@ -30,6 +30,8 @@ pub(crate) struct Scenario {
     pub(crate) nodes: u16,
     /// Engine of every node, as `shoal serve --engine` takes it.
     pub(crate) engine: String,
+    #[serde(default)]
+    pub(crate) network: Network,
     /// Nodes that are not started with the others.
     #[serde(default)]
     pub(crate) late: Vec<u16>,
@@ -50,6 +52,17 @@ pub(crate) struct Scenario {
     /// What is different in a long run.
     #[serde(default)]
     long: Long,
+}
+
+/// What is between the nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Network {
+    /// The loopback interface, with a proxy where a step needs one.
+    #[default]
+    Loopback,
+    /// A network namespace for each node, joined by a bridge; only where the system permits it.
+    Namespaces,
 }
 
 /// What is sent.
@@ -138,6 +151,8 @@ pub(crate) enum Step {
     },
     /// Everything passes again.
     Heal,
+    /// The network cable of a node is pulled, or put back; for `network = "namespaces"`.
+    Cable { node: Nodes, pulled: bool },
     /// From now on so many of a thousand texts carry the word [`POISON`].
     Poison { permille: u32 },
     /// Until the node has computed so much of what was answered since this step began.
@@ -236,7 +251,7 @@ fn ten() -> f64 {
 }
 
 /// The drills that are built in, in the order of `drill all`.
-const BUILT_IN: [(&str, &str); 14] = [
+const BUILT_IN: [(&str, &str); 15] = [
     ("kill", include_str!("../../../config/drills/kill.toml")),
     ("door", include_str!("../../../config/drills/door.toml")),
     ("stop", include_str!("../../../config/drills/stop.toml")),
@@ -245,6 +260,7 @@ const BUILT_IN: [(&str, &str); 14] = [
     ("slow", include_str!("../../../config/drills/slow.toml")),
     ("partition", include_str!("../../../config/drills/partition.toml")),
     ("one-way", include_str!("../../../config/drills/one-way.toml")),
+    ("cable", include_str!("../../../config/drills/cable.toml")),
     ("gossip-loss", include_str!("../../../config/drills/gossip-loss.toml")),
     ("herd", include_str!("../../../config/drills/herd.toml")),
     ("join", include_str!("../../../config/drills/join.toml")),
@@ -324,6 +340,15 @@ impl Scenario {
         }
         for step in self.steps() {
             step.check()?;
+            let wants = match step {
+                Step::Link { .. } => Some(Network::Loopback),
+                Step::Cable { .. } => Some(Network::Namespaces),
+                _ => None,
+            };
+            ensure!(
+                wants.is_none_or(|wants| wants == self.network),
+                "cables are pulled with network = \"namespaces\", links are cut without"
+            );
         }
         Ok(())
     }
@@ -406,6 +431,7 @@ impl Step {
             | Self::Continue { node }
             | Self::Start { node }
             | Self::Control { node, .. }
+            | Self::Cable { node, .. }
             | Self::UntilEnded { node }
             | Self::UntilSeen { node } => node.all(),
             Self::UntilWorks { node, .. }

@@ -205,6 +205,12 @@ impl Stage<'_> {
             }
             Step::Link { .. } => self.link(step)?,
             Step::Heal => self.proxy()?.heal(),
+            Step::Cable { node, pulled } => {
+                let namespaces = self.cluster.namespaces().context("the nodes are in no namespaces of their own")?;
+                for node in indices(node.all()) {
+                    if *pulled { namespaces.cut(node)? } else { namespaces.heal(node)? }
+                }
+            }
             Step::UntilWorks { node, percent } => self.until_works(index(*node), percent / 100.0).await?,
             Step::UntilHoldsWork { node } => self.until_holds_work(index(*node)).await?,
             Step::UntilEnded { node } => {

@@ -77,9 +77,10 @@ pub(super) async fn open(shared: Arc<Shared>, to: usize, listener: std::net::Tcp
 
 /// Whether the node does not listen any more. A cut would hide that, so at a cut the door stays open.
 fn is_gone(shared: &Shared, node: usize) -> bool {
+    // In this order: a cut that ends after its node has come back must not show the node as it was before.
+    let is_hidden = shared.rules.borrow().is_cut_from_anybody(node);
     // When the kernel does not tell, the door stays open, and who comes is reset if the node is gone.
-    let is_down = owner::listens(shared.nodes[node]).is_ok_and(|listens| !listens);
-    is_down && !shared.rules.borrow().is_cut_from_anybody(node)
+    !is_hidden && owner::listens(shared.nodes[node]).is_ok_and(|listens| !listens)
 }
 
 /// The door again, as soon as the node listens or a cut hides whether it does.
@@ -189,6 +190,8 @@ async fn handshake(shared: &Shared, pair: Pair, inbound: &TcpStream) -> Handshak
 
 /// Whether the other end was closed, without reading what lies before.
 async fn is_closed(stream: &TcpStream) -> bool {
+    // What is known of a stream is what the runtime last heard of it: let it listen once more.
+    tokio::task::yield_now().await;
     // Returns at once: a stream on which nothing was written yet can be written to.
     stream.ready(Interest::READABLE | Interest::WRITABLE).await.is_ok_and(|ready| ready.is_read_closed())
 }

@@ -6,6 +6,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use super::{FaultProxy, Faults, Party, Rule, Target, Traffic};
@@ -25,12 +26,18 @@ struct Two {
     listener: TcpListener,
 }
 
-/// A port that is free for TCP and UDP, held in both.
+/// A port that is free for TCP and UDP, held in both. Below those that the system takes for outgoing connections: a
+/// connection to a door that is closed could else be connected to itself.
 fn port() -> (TcpListener, UdpSocket) {
-    // A port that is taken for one of the two is no reason to fail.
-    for _ in 0..100 {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        if let Ok(socket) = UdpSocket::bind(listener.local_addr().unwrap()) {
+    const FIRST: u32 = 10_240;
+    const COUNT: u32 = 22_000;
+    static TRIED: AtomicU32 = AtomicU32::new(0);
+    // Test processes that run at the same time begin far apart.
+    let start = std::process::id().wrapping_mul(2_654_435_761) % COUNT;
+    for _ in 0..COUNT {
+        let number = FIRST + (start + TRIED.fetch_add(1, Ordering::Relaxed)) % COUNT;
+        let address = SocketAddr::from(([127, 0, 0, 1], u16::try_from(number).unwrap()));
+        if let (Ok(listener), Ok(socket)) = (TcpListener::bind(address), UdpSocket::bind(address)) {
             return (listener, socket);
         }
     }
@@ -51,15 +58,10 @@ impl Two {
         for socket in [&zero_gossip, &gossip] {
             socket.set_read_timeout(Some(LIMIT)).unwrap();
         }
-        // Given back a moment before the proxy takes them: another test can be quicker.
-        for _ in 0..100 {
-            let doors = [(); 2].map(|()| port().0.local_addr().unwrap());
-            let targets = [0, 1].map(|index| Target { node: nodes[index], door: doors[index] });
-            if let Ok(proxy) = FaultProxy::start(&targets, 7) {
-                return Self { proxy, doors, gossip: [zero_gossip, gossip], listener };
-            }
-        }
-        panic!("no doors could be opened");
+        let doors = [(); 2].map(|()| port().0.local_addr().unwrap());
+        let targets = [0, 1].map(|index| Target { node: nodes[index], door: doors[index] });
+        let proxy = FaultProxy::start(&targets, 7).unwrap();
+        Self { proxy, doors, gossip: [zero_gossip, gossip], listener }
     }
 
     fn set(&self, from: impl Into<Party>, to: impl Into<Party>, rule: Rule) {
@@ -392,12 +394,20 @@ fn the_door_of_a_node_that_is_down_refuses_until_it_is_back() {
     });
     // A cut hides that the node is down.
     proxy.set_around(1, Rule::CUT).unwrap();
-    until("the door is silent", || TcpStream::connect(doors[1]).is_ok());
+    let mut silent = None;
+    until("the door is silent", || {
+        silent = TcpStream::connect(doors[1]).ok();
+        silent.is_some()
+    });
+    let mut opener = silent.unwrap();
+    opener.write_all(b"welcome").unwrap();
     let listener = TcpListener::bind(address).unwrap();
     proxy.heal();
-    let mut opener = TcpStream::connect(doors[1]).unwrap();
-    opener.write_all(b"welcome").unwrap();
-    read(&mut listener.accept().unwrap().0, "welcome");
+    until("the one that waited is served", || {
+        // One that came while the door was about to close, and left, may come first.
+        let mut text = [0; 7];
+        listener.accept().unwrap().0.read_exact(&mut text).is_ok_and(|()| text == *b"welcome")
+    });
     // Down and back once more, without a cut to open the door.
     drop((listener, opener));
     until("the door refuses again", || TcpStream::connect(doors[1]).is_err());
