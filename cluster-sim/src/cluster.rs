@@ -241,6 +241,8 @@ fn node_command(plan: &ClusterPlan, ports: &[NodePorts], index: usize, directory
     flag("--data-dir", data.into());
     flag("--threads", plan.threads_per_node.to_string().into());
     flag("--log-level", "info".into());
+    // Drills and benchmarks measure what is computed and where.
+    flag("--cache-bytes-max", "0".into());
     if let Some(model) = &plan.model {
         flag("--model", model.into());
     }

@@ -4,6 +4,7 @@
 //! Invariants: no label carries anything that a caller wrote; a peer's id is a label only while gossip knows the peer.
 //! Readers: `deploy/README.md` lists each metric.
 
+mod cache;
 mod decisions;
 mod record;
 
@@ -26,6 +27,7 @@ use shoal_core::node::Node;
 use shoal_core::time::MonoTime;
 
 use crate::sample::{GpuState, Sample};
+pub use cache::{CacheMetrics, CacheOutcome, CachePlace, CacheServed};
 use decisions::Decisions;
 pub use record::RecordMetrics;
 
@@ -126,6 +128,7 @@ pub struct Telemetry {
     wait_seconds: Gauge<f64, AtomicU64>,
     pub peers: Family<PeerState, Gauge>,
     pub record: RecordMetrics,
+    pub cache: CacheMetrics,
     decisions: Decisions,
     gpu_state: Family<GpuStateLabel, Gauge>,
     gpu_busy_ratio: Family<DeviceLabel, Ratio>,
@@ -168,6 +171,7 @@ impl Telemetry {
             wait_seconds: Gauge::default(),
             peers: Family::default(),
             record: RecordMetrics::new(&mut registry),
+            cache: CacheMetrics::new(&mut registry),
             decisions: Decisions::default(),
             gpu_state: Family::default(),
             gpu_busy_ratio: Family::default(),

@@ -61,6 +61,7 @@ impl Call {
             compute_us: self.compute_us,
             model: own.model.clone(),
             revision: own.revision.clone(),
+            cache: None,
         }
     }
 
@@ -76,6 +77,7 @@ impl Call {
             compute_us: reply.end.compute_us,
             model: own.model.clone(),
             revision: own.revision.clone(),
+            cache: None,
         }
     }
 

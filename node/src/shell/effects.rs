@@ -208,7 +208,7 @@ impl Shell {
         let Facts { node_id, policy, .. } = &self.0.facts;
         let explanation = explanation.map(|it| explain::text(node_id.as_str(), policy, it).into_boxed_str());
         // Whoever waited may have left in this moment.
-        let _ = waiter.send(Ending { answer, explanation });
+        let _ = waiter.send(Ending { answer, explanation, room: None });
     }
 
     fn result(

@@ -203,3 +203,17 @@ fn a_job_that_is_held_for_a_start_counts_once() {
     (1..10).for_each(|tick| drop(stage.feed(tick * 100, Input::Tick)));
     assert_eq!(count(&stage, "held_for_start"), 1);
 }
+
+#[test]
+fn an_estimate_counts_what_runs_and_what_waits_and_there_is_none_without_an_engine() {
+    let mut starting = Stage::starting(&[]);
+    starting.feed(1, Input::Tick);
+    assert_eq!(starting.node.estimate(ms(1), &[1]), None);
+
+    let mut stage = Stage::ready(&[]);
+    assert_eq!(stage.node.estimate(ms(1), &[1, 2]), Some(Micros::from_ms(3 * UNIT_MS)));
+    // One batch of 50 ms runs since 2, another text of 30 ms waits behind it.
+    stage.feed(2, callers(1, &[5], DEADLINE_MS));
+    stage.feed(2, callers(2, &[3], DEADLINE_MS));
+    assert_eq!(stage.node.estimate(ms(12), &[1]), Some(Micros::from_ms(40 + 30 + 10)));
+}
