@@ -54,6 +54,8 @@ pub(crate) struct ClusterPlan {
     pub(crate) directory: Option<PathBuf>,
     /// Puts a fault proxy between the nodes, with this seed of its chance; see [`Cluster::proxy`].
     pub(crate) proxy_seed: Option<u64>,
+    /// The nodes keep results. Drills and benchmarks measure what is computed, and where.
+    pub(crate) cache: bool,
     /// Every node records its decisions, and tells whoever asks why a job went where it went.
     pub(crate) record: bool,
     /// Gives every node a network namespace of its own, instead of a proxy and of `base_port`; see
@@ -308,6 +310,9 @@ fn node_command(plan: &ClusterPlan, ports: &[NodePorts], index: usize, directory
     flag("--data-dir", data.into());
     flag("--threads", plan.threads_per_node.to_string().into());
     flag("--log-level", plan.log_level.clone().into());
+    if !plan.cache {
+        flag("--cache-bytes-max", "0".into());
+    }
     if let Some(model) = &plan.model {
         flag("--model", model.into());
     }
@@ -390,6 +395,7 @@ mod tests {
             directory: None,
             proxy_seed: None,
             record: false,
+            cache: false,
             in_namespaces: false,
         }
     }

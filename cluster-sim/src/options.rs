@@ -92,6 +92,7 @@ impl PlanOptions {
             directory,
             proxy_seed: None,
             record: false,
+            cache: false,
             in_namespaces: false,
         })
     }

@@ -42,6 +42,8 @@ pub(crate) async fn run(options: Options) -> Result<ExitCode> {
     let report = Report::new(options.nodes.how.json);
     let mut signals = Signals::listen()?;
     let mut plan = options.nodes.plan(options.cluster.clone(), options.base_port, options.engine.clone())?;
+    // As a user would run it.
+    plan.cache = true;
     plan.model = options.model.clone();
     let mut cluster = Cluster::start(&plan)?;
     let mut progress = Progress::new();

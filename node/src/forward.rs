@@ -11,4 +11,4 @@ pub mod client;
 pub mod serve;
 
 pub use client::{ForwardError, ForwardLimits, PeerClient, Reply, Said};
-pub use serve::{Ended, Offered, PeerDoor};
+pub use serve::{Cached, Ended, Offered, PeerDoor};

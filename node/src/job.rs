@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use shoal_engine::{EmbedOptions, Embedding};
+use tokio::sync::OwnedSemaphorePermit;
 
 /// One call for embeddings.
 #[derive(Clone, Debug)]
@@ -40,11 +41,13 @@ impl Job {
 pub struct Answer {
     /// One a text, in the order of the texts.
     pub rows: Vec<Embedding>,
-    /// Node that computed it. Of a call that was cut: the first nodes that computed a part, with `, ` between.
+    /// Node that computed it, or the last part of it that did not come out of a cache; where nothing was computed, the
+    /// node whose cache gave it. Of a call that was cut: the first nodes that computed a part, with `, ` between.
     pub served_by: Arc<str>,
-    /// 0 = computed by the node that the caller asked, 1 = by a peer, be it only a part.
+    /// 0 = `served_by` is the node that the caller asked, 1 = it is a peer, be it only for a part.
     pub hops: u8,
-    /// How many nodes the job was given to, refusals included; of a call that was cut, the most of a part.
+    /// How many nodes the job was given to, refusals included; of a call that was cut, the most of a part; 0 = all of it
+    /// came out of caches.
     pub placements: u8,
     /// From arrival until the first row began to run, microseconds.
     pub queue_us: u64,
@@ -52,6 +55,31 @@ pub struct Answer {
     pub compute_us: u64,
     pub model: Arc<str>,
     pub revision: Arc<str>,
+    /// Where its rows were found; `None` where no cache was asked.
+    pub cache: Option<FoundIn>,
+}
+
+/// Where the rows of an answer were found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FoundIn {
+    /// All of them on the node that the caller asked.
+    Local,
+    /// All of them in caches, at least one in that of a peer.
+    Owner,
+    /// At least one was computed for this call.
+    Miss,
+}
+
+impl FoundIn {
+    /// Its name, as callers see it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Owner => "owner",
+            Self::Miss => "miss",
+        }
+    }
 }
 
 /// Why a [`Job`] has no answer. One variant per different status code.
@@ -75,11 +103,13 @@ pub enum Failure {
 }
 
 /// What became of a [`Job`].
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Ending {
     pub answer: Result<Answer, Failure>,
     /// Why it went where it went, as JSON in printable ASCII, if that was asked for.
     pub explanation: Option<Box<str>>,
+    /// Room for answers out of the cache, to be given back when the answer is written.
+    pub room: Option<OwnedSemaphorePermit>,
 }
 
 /// One model that can be asked for here, computed on this node or on a peer.

@@ -1,9 +1,10 @@
 //! A peer-to-peer, active-active inference cluster node.
 //!
 //! The library behind the `shoal` binary, for the binary and for tests. `serve` composes the node; the adaptors
-//! (`listen`, `forward`, `gossip`, `compute`) know neither each other nor the `shell` that joins them; every decision
-//! is in `shoal-core`, every model in `shoal-engine`. The map is in ARCHITECTURE.md.
+//! (`listen`, `forward`, `gossip`, `compute`, `cache`) know neither each other nor the `shell` that joins them; every
+//! decision is in `shoal-core`, every model in `shoal-engine`. The map is in ARCHITECTURE.md.
 
+pub mod cache;
 pub mod cli;
 pub mod clock;
 pub mod compute;

@@ -5,6 +5,9 @@
 //! performed under it because none of them blocks; a poisoned mutex ends the process, the peers take over.
 //! Not here: any decision (`shoal-core`).
 
+mod cache_leg;
+mod cache_owner;
+mod cached;
 mod call;
 mod changes;
 mod door;
@@ -32,12 +35,14 @@ use shoal_core::share::Share;
 use shoal_engine::{Card, CostGuess};
 use tokio::sync::watch;
 
+use crate::cache;
 use crate::clock::{Clock, micros, unix_ms};
 use crate::compute::{Compute, ComputeEvent};
 use crate::forward::PeerClient;
 use crate::gossip::{Gossip, GossipEvent, Member};
 use crate::sample::{GpuState, Sample};
 use crate::telemetry::{GossipMetrics, PeerState, Telemetry};
+use cached::Results;
 use call::Call;
 use changes::Changes;
 use doubt::Doubts;
@@ -70,6 +75,10 @@ pub struct Facts {
     pub inputs_max: usize,
     /// Longest deadline.
     pub deadline_ms_max: u32,
+    /// Results that are kept; `None` = none are.
+    pub cache: Option<cache::Limits>,
+    /// Answers out of the cache that are being written, together.
+    pub cached_answers_bytes_max: u64,
 }
 
 /// What the process is told to do.
@@ -100,6 +109,7 @@ struct Inner {
     members: ArcSwap<Vec<Member>>,
     doubts: Doubts,
     owners: Owners,
+    results: Option<Results>,
     loaded: ArcSwapOption<Loaded>,
     engine_message: ArcSwap<String>,
     gossip_runs: std::sync::atomic::AtomicBool,
@@ -136,6 +146,8 @@ impl Shell {
         let telemetry = Telemetry::new(facts.version, facts.node_id.as_str());
         let node = Machine::new(Node::new(facts.node_id.clone(), facts.boot, rules, seed));
         let changes = Changes::default();
+        let results = |limits| Results::new(limits, facts.cached_answers_bytes_max, &telemetry.cache);
+        let results = facts.cache.map(results);
         let state = State { node, calls: HashMap::new(), jobs: 0, running: BTreeMap::new(), changes };
         Self(Arc::new(Inner {
             facts,
@@ -147,6 +159,7 @@ impl Shell {
             members: ArcSwap::default(),
             doubts: Doubts::default(),
             owners: Owners::default(),
+            results,
             loaded: ArcSwapOption::empty(),
             engine_message: ArcSwap::from_pointee("the model is loading".to_owned()),
             gossip_runs: std::sync::atomic::AtomicBool::new(false),
@@ -308,6 +321,9 @@ impl Shell {
             self.0.telemetry.peers.get_or_create(&PeerState { state }).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
         self.0.client.keep_only(&members.iter().map(|member| member.peer_addr).collect::<Vec<_>>());
+        if let Some(results) = &self.0.results {
+            results.leg.keep_only(&members);
+        }
         self.0.members.store(Arc::new(members));
         self.tell_membership();
     }

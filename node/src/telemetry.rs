@@ -4,6 +4,7 @@
 //! Invariants: no label carries anything that a caller wrote; a peer's id is a label only while gossip knows the peer.
 //! Readers: `deploy/README.md` lists each metric.
 
+mod cache;
 mod decisions;
 mod gossip;
 mod record;
@@ -27,6 +28,7 @@ use shoal_core::node::Node;
 use shoal_core::time::MonoTime;
 
 use crate::sample::{GpuState, Sample};
+pub use cache::{CacheMetrics, CacheOutcome, CachePlace, CacheServed};
 use decisions::Decisions;
 pub use gossip::{GossipMetrics, Traffic};
 pub use record::RecordMetrics;
@@ -130,6 +132,7 @@ pub struct Telemetry {
     pub peers_lost: Counter,
     pub gossip: GossipMetrics,
     pub record: RecordMetrics,
+    pub cache: CacheMetrics,
     decisions: Decisions,
     gpu_state: Family<GpuStateLabel, Gauge>,
     gpu_busy_ratio: Family<DeviceLabel, Ratio>,
@@ -174,6 +177,7 @@ impl Telemetry {
             peers_lost: Counter::default(),
             gossip: GossipMetrics::new(&mut registry),
             record: RecordMetrics::new(&mut registry),
+            cache: CacheMetrics::new(&mut registry),
             decisions: Decisions::default(),
             gpu_state: Family::default(),
             gpu_busy_ratio: Family::default(),

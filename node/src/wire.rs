@@ -5,6 +5,8 @@
 //! side by side; everything that a peer says is checked here before anybody acts on it.
 //! Not here: connections, status codes (`forward`).
 
+mod cache;
+
 use bytes::{Buf as _, Bytes, BytesMut};
 use prost::Message as _;
 use shoal_core::cost::Cost;
@@ -14,6 +16,11 @@ use shoal_core::load::Report;
 use shoal_core::share::Share;
 use shoal_core::time::Micros;
 use shoal_engine::{EmbedOptions, Embedding, Truncation};
+
+pub use cache::{
+    CACHE_GET_PATH, CACHE_PUT_PATH, CacheFound, CacheGet, CachePut, FOUND_BYTES_MAX, FOUND_VALUES_BYTES_MAX, KEY_BYTES,
+    KEYS_MAX, KeyBytes, PUT_VALUES_BYTES_MAX, join_keys,
+};
 
 /// Path of a job.
 pub const EXECUTE_PATH: &str = "/shoal.v1/execute";
@@ -179,7 +186,8 @@ pub fn truncation_number(truncation: Truncation) -> u32 {
 pub fn encode_answer(rows: &[Embedding], end: End) -> Vec<Bytes> {
     let dimensions = rows.first().map_or(0, |row| row.values.len());
     let rows_a_chunk = (CHUNK_BYTES / (dimensions * 4).max(1)).max(1);
-    let mut parts: Vec<Bytes> = rows.chunks(rows_a_chunk).map(|rows| encode_rows(rows, dimensions)).collect();
+    let part = |rows: &[Embedding]| delimited(&AnswerPart { rows: Some(rows_message(rows.iter())), end: None });
+    let mut parts: Vec<Bytes> = rows.chunks(rows_a_chunk).map(part).collect();
     let last = delimited(&AnswerPart { rows: None, end: Some(end) });
     // A short answer is one frame on the wire: the end rides behind the only chunk.
     match parts.as_mut_slice() {
@@ -194,14 +202,35 @@ pub fn encode_answer(rows: &[Embedding], end: End) -> Vec<Bytes> {
     parts
 }
 
-fn encode_rows(rows: &[Embedding], dimensions: usize) -> Bytes {
-    let mut values = Vec::with_capacity(rows.len() * dimensions * 4);
-    for value in rows.iter().flat_map(|row| &row.values) {
-        values.extend_from_slice(&value.to_le_bytes());
+/// `rows`, all of one width, as a message.
+fn rows_message<'a>(rows: impl Iterator<Item = &'a Embedding>) -> Rows {
+    let (mut dimensions, mut values, mut tokens) = (0, Vec::new(), Vec::new());
+    for row in rows {
+        dimensions = row.values.len();
+        values.reserve(dimensions * 4);
+        values.extend(row.values.iter().flat_map(|value| value.to_le_bytes()));
+        tokens.push(row.tokens);
     }
-    let tokens = rows.iter().map(|row| row.tokens).collect();
     let dimensions = u32::try_from(dimensions).expect("a vector has fewer than 2^32 values");
-    delimited(&AnswerPart { rows: Some(Rows { dimensions, values: values.into(), tokens }), end: None })
+    Rows { dimensions, values: values.into(), tokens }
+}
+
+/// The vectors of a message, all finite.
+fn read_rows(rows: &Rows) -> Result<Vec<Embedding>, WireError> {
+    let width = rows.dimensions as usize * 4;
+    if width == 0 || rows.values.len() != width.saturating_mul(rows.tokens.len()) {
+        return Err(WireError::Inconsistent("the values do not fit the dimensions"));
+    }
+    let mut read = Vec::with_capacity(rows.tokens.len());
+    for (bytes, &tokens) in rows.values.chunks_exact(width).zip(&rows.tokens) {
+        let (values, _) = bytes.as_chunks::<4>();
+        let values: Vec<f32> = values.iter().map(|value| f32::from_le_bytes(*value)).collect();
+        if !values.iter().all(|value| value.is_finite()) {
+            return Err(WireError::Inconsistent("a value that is not finite"));
+        }
+        read.push(Embedding { values, tokens });
+    }
+    Ok(read)
 }
 
 fn delimited(part: &AnswerPart) -> Bytes {
@@ -265,23 +294,10 @@ impl AnswerDecoder {
     }
 
     fn take_rows(&mut self, rows: &Rows) -> Result<(), WireError> {
-        let width = rows.dimensions as usize * 4;
-        if width == 0 || rows.values.len() != width.saturating_mul(rows.tokens.len()) {
-            return Err(WireError::Inconsistent("the values do not fit the dimensions"));
-        }
         if self.rows_max < self.rows.len() + rows.tokens.len() {
             return Err(WireError::Inconsistent("more rows than were asked for"));
         }
-        for (bytes, &tokens) in rows.values.chunks_exact(width).zip(&rows.tokens) {
-            let values: Vec<f32> = bytes
-                .chunks_exact(4)
-                .map(|value| f32::from_le_bytes(value.try_into().expect("chunks of four bytes")))
-                .collect();
-            if !values.iter().all(|value| value.is_finite()) {
-                return Err(WireError::Inconsistent("a value that is not finite"));
-            }
-            self.rows.push(Embedding { values, tokens });
-        }
+        self.rows.extend(read_rows(rows)?);
         Ok(())
     }
 

@@ -24,7 +24,7 @@ struct Nobody;
 
 impl Door for Nobody {
     async fn place(&self, _: Job) -> Ending {
-        Ending { answer: Err(Failure::Expired), explanation: None }
+        Ending { answer: Err(Failure::Expired), explanation: None, room: None }
     }
 
     fn view(&self) -> NodeView {

@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 use crate::node::Node;
 use crate::ports;
 
+/// A test that sends the same text twice wants it computed twice, unless it says otherwise.
+const NO_CACHE: &str = "[cache]\nbytes_max = 0";
+
 /// How a node is started.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -37,7 +40,7 @@ impl Plan {
             engine: engine.to_owned(),
             cluster: format!("test-{}", peer.port()),
             seeds: Vec::new(),
-            settings: Vec::new(),
+            settings: vec![NO_CACHE.to_owned()],
             arguments: Vec::new(),
             control: None,
             data: None,

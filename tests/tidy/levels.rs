@@ -69,7 +69,7 @@ const NODE: Map = Map {
         },
         Level {
             siblings: Siblings::Apart,
-            modules: &["listen", "forward", "gossip", "compute", "models", "probe", "record"],
+            modules: &["listen", "forward", "gossip", "compute", "cache", "models", "probe", "record"],
         },
         Level { siblings: Siblings::Apart, modules: &["shell"] },
         Level { siblings: Siblings::Apart, modules: &["serve", "healthcheck", "status"] },

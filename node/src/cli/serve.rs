@@ -42,6 +42,9 @@ pub struct ServeArgs {
     #[arg(long, value_name = "POLICY", help = help("routing.policy"), help_heading = "Routing")]
     pub policy: Option<String>,
 
+    #[arg(long, value_name = "BYTES", help = help("cache.bytes_max"), help_heading = "Cache")]
+    pub cache_bytes_max: Option<String>,
+
     #[arg(long, value_name = "FILE", help = help("record.file"), help_heading = "Recording")]
     pub record: Option<String>,
     #[arg(long, value_name = "BYTES", help = help("record.bytes_max"), help_heading = "Recording")]
@@ -72,6 +75,7 @@ impl ServeArgs {
             ("engine.spec", "--engine", &self.engine),
             ("engine.threads", "--threads", &self.threads),
             ("routing.policy", "--policy", &self.policy),
+            ("cache.bytes_max", "--cache-bytes-max", &self.cache_bytes_max),
             ("record.file", "--record", &self.record),
             ("record.bytes_max", "--record-bytes-max", &self.record_bytes_max),
             ("log.level", "--log-level", &self.log_level),

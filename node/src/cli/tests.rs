@@ -20,7 +20,8 @@ fn serve(line: &str) -> ServeArgs {
 }
 
 const EVERY_FLAG: &str = "--cluster c --node-id i --data-dir d --api-listen a --peer-listen p --advertise v --seed s \
-     --seed t --model m --engine e --threads 4 --policy y --record r --record-bytes-max n --log-level l --log-format f";
+     --seed t --model m --engine e --threads 4 --policy y --cache-bytes-max b --record r --record-bytes-max n \
+     --log-level l --log-format f";
 
 #[test]
 fn the_definitions_are_sound() {
@@ -48,7 +49,7 @@ fn values_reach_their_keys() {
     let flags = serve(&format!("shoal serve {EVERY_FLAG}")).flags();
     let values: Vec<_> = flags.iter().map(|flag| format!("{}={}", flag.key, flag.value)).collect();
     let expected = "node.cluster=c node.id=i node.data_dir=d api.listen=a peer.listen=p peer.advertise=v model.name=m \
-         engine.spec=e engine.threads=4 routing.policy=y record.file=r record.bytes_max=n log.level=l log.format=f gossip.seeds=s gossip.seeds=t";
+         engine.spec=e engine.threads=4 routing.policy=y cache.bytes_max=b record.file=r record.bytes_max=n log.level=l log.format=f gossip.seeds=s gossip.seeds=t";
     assert_eq!(values.join(" "), expected);
     let silent = serve("shoal serve --config x.toml --exit-with-stdin");
     assert_eq!(silent.flags(), []);

@@ -24,6 +24,7 @@ pub struct Config {
     pub model: ModelConfig,
     pub engine: EngineConfig,
     pub admission: AdmissionConfig,
+    pub cache: CacheConfig,
     pub routing: RoutingConfig,
     pub breaker: BreakerConfig,
     pub retry: RetryConfig,
@@ -116,6 +117,14 @@ pub struct AdmissionConfig {
     /// At most `deadline_max`.
     pub deadline_default: Duration,
     pub deadline_max: Duration,
+}
+
+/// Results that are kept. See [`super::RawCache`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct CacheConfig {
+    /// 0 = none are.
+    pub bytes_max: u64,
+    pub ttl: Duration,
 }
 
 /// Which node gets a call. See [`super::RawRouting`].
@@ -217,6 +226,7 @@ impl Config {
             model,
             engine,
             admission,
+            cache,
             routing,
             breaker,
             retry,
@@ -275,6 +285,7 @@ impl Config {
                 deadline_default: ms(admission.deadline_ms_default),
                 deadline_max: ms(admission.deadline_ms_max),
             },
+            cache: CacheConfig { bytes_max: cache.bytes_max, ttl: Duration::from_secs(cache.ttl_s.into()) },
             routing: RoutingConfig {
                 policy: routing.policy,
                 margin_min: ms(routing.margin_ms_min),

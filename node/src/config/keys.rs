@@ -264,6 +264,16 @@ sections! {
         deadline_ms_max: u32 = 300_000, Rule::Whole { min: 1, max: HOUR_MS };
     }
 
+    /// Results that are kept, so that a text is computed once: on the node that was asked, and on the one that owns it
+    /// by its key, which any other node asks first. A result is exact, and of one model, revision and precision.
+    cache: RawCache {
+        /// What all results kept on this node may weigh; a vector of 384 numbers weighs 2 KiB. 0 = none are kept, and
+        /// no peer is asked for any.
+        bytes_max: u64 = 64 * MIB, Rule::Whole { min: 0, max: 1024 * GIB };
+        /// A result that is older is computed again.
+        ttl_s: u32 = 3600, Rule::Whole { min: 1, max: 604_800 };
+    }
+
     /// Which node gets a call.
     routing: RawRouting {
         /// How a node is chosen. `adaptive`: whoever is done first, of this node and two random peers. The others are

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper::header::{CONTENT_TYPE, HeaderMap};
 use hyper::{Method, Request, Response, StatusCode};
@@ -23,7 +23,7 @@ use shoal_engine::Embedding;
 use tokio::net::TcpStream;
 
 use crate::clock::micros;
-use crate::wire::{self, AnswerDecoder, End, Execute, ReportFault};
+use crate::wire::{self, AnswerDecoder, CacheFound, CacheGet, CachePut, End, Execute, ReportFault};
 
 /// Streams that may be open before the peer's own limit is known. The peer allows more than its admission holds.
 const STREAMS_BEFORE_SETTINGS: usize = 1024;
@@ -164,6 +164,38 @@ impl PeerClient {
         tokio::time::timeout(self.limits.ping_timeout, ping).await.unwrap_or_else(silence)
     }
 
+    /// Asks for results that the peer has in its cache, and how it is. `None`: it keeps none of that model.
+    ///
+    /// Bounded in bytes, not in time: whoever asks knows how long it can wait.
+    ///
+    /// # Errors
+    /// [`ForwardError`] when no answer came, or one that is none.
+    pub async fn cache_get(
+        &self,
+        addr: SocketAddr,
+        get: &CacheGet,
+    ) -> Result<(Option<CacheFound>, Said), ForwardError> {
+        let (response, sent) = self.send(addr, wire::CACHE_GET_PATH, get.encode_to_vec(), || {}).await?;
+        let said = said_by(response.headers(), sent.elapsed());
+        if !keeps_results(response.status())? {
+            return Ok((None, said));
+        }
+        let body = Limited::new(response.into_body(), wire::FOUND_BYTES_MAX).collect().await;
+        let body = body.map_err(|fault| ForwardError::Garbled(fault.to_string()))?.to_bytes();
+        let found = CacheFound::decode(body).map_err(|fault| ForwardError::Garbled(fault.to_string()))?;
+        Ok((Some(found), said))
+    }
+
+    /// Gives results to their owner, and hears how it is. `false`: it keeps none of that model.
+    ///
+    /// # Errors
+    /// [`ForwardError`] when it did not take them.
+    pub async fn cache_put(&self, addr: SocketAddr, put: &CachePut) -> Result<(bool, Said), ForwardError> {
+        let (response, sent) = self.send(addr, wire::CACHE_PUT_PATH, put.encode_to_vec(), || {}).await?;
+        let said = said_by(response.headers(), sent.elapsed());
+        Ok((keeps_results(response.status())?, said))
+    }
+
     async fn send(
         &self,
         addr: SocketAddr,
@@ -226,6 +258,16 @@ impl PeerClient {
             }
         });
         Ok(sender)
+    }
+}
+
+/// Whether a peer has a cache for what it was asked. One of an earlier version does not know the path; one that has
+/// just changed its model says that there is a conflict.
+fn keeps_results(status: StatusCode) -> Result<bool, ForwardError> {
+    match status {
+        StatusCode::OK => Ok(true),
+        StatusCode::NOT_FOUND | StatusCode::CONFLICT => Ok(false),
+        status => Err(ForwardError::Garbled(format!("status {status}"))),
     }
 }
 

@@ -25,7 +25,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::clock::micros;
-use crate::wire::{self, Execute};
+use crate::wire::{self, CacheFound, CacheGet, CachePut, Execute};
 
 /// An answer that is there within this time goes out together with its acknowledgement, as one write.
 const ACKNOWLEDGE_AFTER: Duration = Duration::from_millis(3);
@@ -72,10 +72,29 @@ impl std::fmt::Debug for Offered {
     }
 }
 
+/// What the node says to a message of the result cache, at once.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Cached {
+    /// What was found of what was asked for.
+    Found(CacheFound),
+    /// What was given is kept.
+    Kept,
+    /// No results are kept here, as on a node that does not know the message.
+    Off,
+    /// Results of another model are kept here.
+    OtherModel,
+    /// It makes no sense: the sender is of another cluster, or contradicts itself.
+    Absurd { message: String },
+}
+
 /// What this needs from the rest of the node.
 pub trait PeerDoor: Clone + Send + Sync + 'static {
     /// A job of a peer. Decides at once.
     fn offer(&self, job: Execute) -> Offered;
+    /// A peer asks for results. Computes nothing.
+    fn cache_get(&self, get: CacheGet) -> Cached;
+    /// A peer gives results.
+    fn cache_put(&self, put: CachePut) -> Cached;
     /// This node's load now.
     fn load(&self) -> Report;
 }
@@ -202,16 +221,24 @@ async fn handle<D: PeerDoor>(request: Request<Incoming>, shared: &Shared<D>) -> 
             Ok(job) => execute(arrived, job, door).await,
             Err(refused) => refused,
         },
+        (&Method::POST, wire::CACHE_GET_PATH) => match read(arrived, request, shared).await {
+            Ok(get) => cached(arrived, door.cache_get(get), door),
+            Err(refused) => refused,
+        },
+        (&Method::POST, wire::CACHE_PUT_PATH) => match read(arrived, request, shared).await {
+            Ok(put) => cached(arrived, door.cache_put(put), door),
+            Err(refused) => refused,
+        },
         _ => absurd(StatusCode::NOT_FOUND, "unknown path"),
     }
 }
 
-/// Reads a job. What all connections read at the same time is bounded: a sender that finds no room is told so.
-async fn read<D: PeerDoor>(
+/// Reads a message. What all connections read at the same time is bounded: a sender that finds no room is told so.
+async fn read<D: PeerDoor, M: prost::Message + Default>(
     arrived: Instant,
     request: Request<Incoming>,
     shared: &Shared<D>,
-) -> Result<Execute, Response<AnswerBody>> {
+) -> Result<M, Response<AnswerBody>> {
     let body = request.into_body();
     let bytes_max = shared.limits.message_bytes_max;
     // A sender that does not say how much will come is taken for the longest.
@@ -232,7 +259,20 @@ async fn read<D: PeerDoor>(
         Ok(Err(_)) => return Err(absurd(StatusCode::BAD_REQUEST, "the message broke off")),
         Err(_) => return Err(absurd(StatusCode::REQUEST_TIMEOUT, "the message did not come in time")),
     };
-    Execute::decode(bytes).map_err(|_| absurd(StatusCode::BAD_REQUEST, "not a job"))
+    M::decode(bytes).map_err(|_| absurd(StatusCode::BAD_REQUEST, "not a message of this path"))
+}
+
+fn cached<D: PeerDoor>(arrived: Instant, said: Cached, door: &D) -> Response<AnswerBody> {
+    match said {
+        Cached::Found(found) => {
+            let body = AnswerBody::Text(Full::new(found.encode_to_vec().into()));
+            with_load(arrived, StatusCode::OK, &door.load(), body)
+        }
+        Cached::Kept => with_load(arrived, StatusCode::OK, &door.load(), AnswerBody::Empty),
+        Cached::Off => absurd(StatusCode::NOT_FOUND, "no results are kept here"),
+        Cached::OtherModel => absurd(StatusCode::CONFLICT, "results of another model are kept here"),
+        Cached::Absurd { message } => absurd(StatusCode::BAD_REQUEST, &message),
+    }
 }
 
 async fn execute<D: PeerDoor>(arrived: Instant, job: Execute, door: &D) -> Response<AnswerBody> {
@@ -342,6 +382,20 @@ mod tests {
             Offered::Absurd { message: "no".to_owned() }
         }
 
+        /// The cluster stands for what the node says.
+        fn cache_get(&self, get: CacheGet) -> Cached {
+            match get.cluster.as_str() {
+                "off" => Cached::Off,
+                "other" => Cached::OtherModel,
+                "found" => Cached::Found(CacheFound { at: vec![1], rows: None }),
+                _ => Cached::Absurd { message: "no".to_owned() },
+            }
+        }
+
+        fn cache_put(&self, put: CachePut) -> Cached {
+            if put.cluster == "kept" { Cached::Kept } else { Cached::Off }
+        }
+
         fn load(&self) -> Report {
             let cost = Cost { fixed: Micros::ZERO, per_unit_ns: 0 };
             Report {
@@ -418,6 +472,24 @@ mod tests {
             assert!(refused, "{name}: {told:?}");
         }
     }
+
+    #[tokio::test]
+    async fn a_peer_without_a_cache_for_the_question_is_no_broken_peer() {
+        let (addr, _stop) = serve(LIMIT).await;
+        for (cluster, expected) in [("off", None), ("other", None), ("found", Some(vec![1]))] {
+            let get = CacheGet { cluster: cluster.to_owned(), ..CacheGet::default() };
+            let (found, said) = client().cache_get(addr, &get).await.unwrap();
+            assert_eq!(found.map(|found| found.at), expected, "{cluster}");
+            assert_eq!(said.word.report.is_some(), cluster == "found", "what is found brings fresh load");
+        }
+        let absurd = client().cache_get(addr, &CacheGet::default()).await;
+        assert!(matches!(absurd, Err(ForwardError::Garbled(_))), "{absurd:?}");
+        for (cluster, expected) in [("kept", true), ("off", false)] {
+            let put = CachePut { cluster: cluster.to_owned(), ..CachePut::default() };
+            assert_eq!(client().cache_put(addr, &put).await.unwrap().0, expected, "{cluster}");
+        }
+    }
+
     #[tokio::test]
     async fn messages_beyond_the_room_for_all_of_them_are_refused_as_full() {
         let (addr, _stop) = serve(LIMIT).await;

@@ -41,6 +41,7 @@ const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-
 const SERVED_BY: HeaderName = HeaderName::from_static("x-served-by");
 const HOPS: HeaderName = HeaderName::from_static("x-shoal-hops");
 const PLACEMENTS: HeaderName = HeaderName::from_static("x-shoal-placements");
+const CACHE: HeaderName = HeaderName::from_static("x-shoal-cache");
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 const OPENAI_PROCESSING_MS: HeaderName = HeaderName::from_static("openai-processing-ms");
@@ -191,7 +192,7 @@ impl<D: Door> Face<D> {
             session,
             explain: caller::explain(headers, &self.limits),
         };
-        let Ending { answer, explanation } = self.door.place(job).await;
+        let Ending { answer, explanation, room: _room } = self.door.place(job).await;
         let answer = match answer {
             Ok(answer) => answer,
             Err(failure) => return Err(Refusal::from_failure(failure, field).explained(explanation)),
@@ -242,6 +243,9 @@ fn computed(shape: Shape, answer: &Answer, asked: &Asked, at: Instant, body: Vec
     insert_text(headers, SERVED_BY, &answer.served_by);
     headers.insert(HOPS, u16::from(answer.hops).into());
     headers.insert(PLACEMENTS, u16::from(answer.placements).into());
+    if let Some(found_in) = answer.cache {
+        headers.insert(CACHE, HeaderValue::from_static(found_in.name()));
+    }
     let total_ms = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX);
     match shape {
         Shape::Tei => {

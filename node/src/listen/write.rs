@@ -122,6 +122,7 @@ mod tests {
             compute_us: 0,
             model: "a \"quoted\" name".into(),
             revision: "r".into(),
+            cache: None,
         }
     }
 

@@ -23,6 +23,7 @@ use shoal_core::split::SplitRules;
 use shoal_core::time::Micros;
 
 use super::VERSION;
+use crate::cache;
 use crate::clock::micros;
 use crate::config::Config;
 use crate::identity::Identity;
@@ -46,6 +47,9 @@ pub(super) fn facts(config: &Config, identity: &Identity) -> Facts {
         seeds: other_seeds(config),
         inputs_max: usize::try_from(config.api.inputs_max).unwrap_or(usize::MAX),
         deadline_ms_max: ms(config.admission.deadline_max),
+        cache: (0 < config.cache.bytes_max)
+            .then_some(cache::Limits { bytes_max: config.cache.bytes_max, ttl: config.cache.ttl }),
+        cached_answers_bytes_max: config.admission.bytes_max,
     }
 }
 

@@ -85,6 +85,7 @@ impl Call {
             compute_us: self.compute_us,
             model: own.model.clone(),
             revision: own.revision.clone(),
+            cache: None,
         }
     }
 
@@ -106,6 +107,7 @@ impl Call {
             compute_us: reply.end.compute_us,
             model: own.model.clone(),
             revision: own.revision.clone(),
+            cache: None,
         }
     }
 

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::call::Call;
 use super::{Shell, State};
+use crate::cache::Size;
 use crate::job::{Door, Ending, Job, ModelView, NodeView};
 use crate::telemetry::{Route, RouteCode, SourceOutcome};
 
@@ -75,8 +76,9 @@ impl Drop for Waiting {
     }
 }
 
-impl Door for Shell {
-    async fn place(&self, job: Job) -> Ending {
+impl Shell {
+    /// Has a job of a caller computed, here or elsewhere.
+    pub(super) async fn place_job(&self, job: Job) -> Ending {
         let (waiting, answer) = {
             let (waiting, answer, _) = self.arrive(&mut self.lock(), job, Source::Caller);
             (waiting, answer)
@@ -84,6 +86,12 @@ impl Door for Shell {
         let ending = answer.await;
         waiting.done();
         ending.expect("the machine ends every job that is not left")
+    }
+}
+
+impl Door for Shell {
+    async fn place(&self, job: Job) -> Ending {
+        self.place_cached(job).await
     }
 
     fn view(&self) -> NodeView {
@@ -97,6 +105,10 @@ impl Door for Shell {
     fn metrics(&self) -> String {
         let telemetry = &self.0.telemetry;
         telemetry.show_node(&self.lock().node, self.0.clock.now());
+        if let Some(results) = &self.0.results {
+            let Size { entries, bytes } = results.cache.size();
+            telemetry.cache.show(entries, bytes);
+        }
         telemetry.text()
     }
 

@@ -215,7 +215,7 @@ impl Shell {
         let explanation = explanation.map(|it| explain::text(node_id.as_str(), policy, it).into_boxed_str());
         if let Hears::Waiter(waiter) = call.hears {
             // Whoever waited may have left in this moment.
-            let _ = waiter.send(Ending { answer, explanation });
+            let _ = waiter.send(Ending { answer, explanation, room: None });
         }
     }
 

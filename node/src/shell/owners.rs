@@ -1,4 +1,4 @@
-//! Keeps the table of sessions' owners up with who takes work.
+//! Keeps the table of owners, of sessions and of results, up with who takes work.
 //!
 //! Part of `shell`.
 //! Invariants: the table is built on a thread for work that blocks, one at a time; of several changes meanwhile only
@@ -8,6 +8,8 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use arc_swap::{ArcSwap, Guard};
+use shoal_core::affinity::OwnerTable;
 use shoal_core::id::NodeId;
 use shoal_core::lifecycle::Standing;
 use shoal_core::node::Input;
@@ -16,9 +18,13 @@ use super::{Loaded, Shell, State};
 use crate::gossip::Member;
 use crate::ring;
 
-/// The nodes of the newest table, or of the one that is to come.
+/// The newest table, and the nodes of the one that is to come.
 #[derive(Debug, Default)]
-pub(super) struct Owners(Mutex<Wanted>);
+pub(super) struct Owners {
+    /// For the result cache; the machine has its own copy.
+    table: ArcSwap<OwnerTable>,
+    wanted: Mutex<Wanted>,
+}
 
 #[derive(Debug, Default)]
 struct Wanted {
@@ -28,7 +34,12 @@ struct Wanted {
 
 impl Owners {
     fn lock(&self) -> MutexGuard<'_, Wanted> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who owns what, as far as it is known.
+    pub(super) fn table(&self) -> Guard<Arc<OwnerTable>> {
+        self.table.load()
     }
 }
 
@@ -50,7 +61,9 @@ impl Shell {
     fn build_owners(&self) {
         loop {
             let nodes = self.0.owners.lock().nodes.clone();
-            self.drive(Input::Owners(ring::owners(&nodes)));
+            let table = ring::owners(&nodes);
+            self.0.owners.table.store(Arc::new(table.clone()));
+            self.drive(Input::Owners(table));
             let wanted = &mut *self.0.owners.lock();
             if wanted.nodes == nodes {
                 wanted.is_building = false;

@@ -104,6 +104,7 @@ impl Call {
             compute_us: parts.compute_us,
             model: own.model.clone(),
             revision: own.revision.clone(),
+            cache: None,
         }
     }
 }

@@ -12,9 +12,9 @@ use shoal_core::peers::Word;
 use shoal_core::time::Micros;
 
 use super::Shell;
-use crate::forward::{Ended, Offered, PeerDoor};
+use crate::forward::{Cached, Ended, Offered, PeerDoor};
 use crate::job::{Answer, Failure, Job};
-use crate::wire::{self, End, Execute, verdict};
+use crate::wire::{self, CacheGet, CachePut, End, Execute, verdict};
 
 /// Longest `x-request-id` of a peer's job; the public door made it no longer.
 const REQUEST_ID_BYTES_MAX: usize = 64;
@@ -53,6 +53,14 @@ impl PeerDoor for Shell {
             shell.encode(ending.answer)
         };
         Offered::Held { load, ended: Box::pin(ended) }
+    }
+
+    fn cache_get(&self, get: CacheGet) -> Cached {
+        self.on_cache_get(&get)
+    }
+
+    fn cache_put(&self, put: CachePut) -> Cached {
+        self.on_cache_put(put)
     }
 
     fn load(&self) -> Report {
@@ -114,10 +122,13 @@ impl Shell {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::time::Duration;
+
     use super::*;
     use shoal_core::id::BootId;
     use shoal_core::node::Rules;
 
+    use crate::cache::Limits;
     use crate::forward::{ForwardLimits, PeerClient};
     use crate::shell::Facts;
 
@@ -136,8 +147,10 @@ pub(super) mod tests {
             seeds: 0,
             inputs_max: 2,
             deadline_ms_max: 1000,
+            cache: Some(Limits { bytes_max: 1 << 20, ttl: Duration::from_secs(60) }),
+            cached_answers_bytes_max: 1 << 20,
         };
-        let second = std::time::Duration::from_secs(1);
+        let second = Duration::from_secs(1);
         let limits =
             ForwardLimits { connect: second, ping_interval: second, ping_timeout: second, message_bytes_max: 1 << 20 };
         Shell::new(facts, Rules::default(), 1, PeerClient::new(limits))

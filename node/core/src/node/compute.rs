@@ -46,7 +46,18 @@ impl Node {
     /// Work with a later deadline does not count: a caller in no hurry must not make hopeless who is in one.
     pub(super) fn completion_here(&self, now: MonoTime, job: &Job) -> Micros {
         let own = Work { rows: job.units.len() as u64, units: job.units_sum };
-        let before = self.queue.before(job.turn);
+        self.completion_after(now, self.queue.before(job.turn), own)
+    }
+
+    /// Time until a job of these units, come now and in no hurry, would be done here, one entry a text; `None` where
+    /// this node cannot compute. For a shell that has to know whether something else would be sooner.
+    #[must_use]
+    pub fn estimate(&self, now: MonoTime, units: &[u32]) -> Option<Micros> {
+        let own = Work { rows: units.len() as u64, units: units.iter().map(|&units| u64::from(units)).sum() };
+        self.can_compute().then(|| self.completion_after(now, self.queue.all(), own))
+    }
+
+    fn completion_after(&self, now: MonoTime, before: Work, own: Work) -> Micros {
         match self.slots() {
             // On one device the job joins the last of the batches before it.
             1 => self.wait_for(now, before + own),

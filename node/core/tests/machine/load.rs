@@ -218,3 +218,17 @@ fn long_batches_count_for_no_more_than_short_ones() {
     let told = stage.node.report(ms(at_ms)).cost.of(1, 1).get();
     assert!((150_000..250_000).contains(&told), "{told}");
 }
+
+#[test]
+fn an_estimate_counts_what_runs_and_what_waits_and_there_is_none_without_an_engine() {
+    let mut starting = Stage::starting(&[]);
+    starting.feed(1, Input::Tick);
+    assert_eq!(starting.node.estimate(ms(1), &[1]), None);
+
+    let mut stage = Stage::ready(&[]);
+    assert_eq!(stage.node.estimate(ms(1), &[1, 2]), Some(Micros::from_ms(3 * UNIT_MS)));
+    // One batch of 50 ms runs since 2, another text of 30 ms waits behind it.
+    stage.feed(2, callers(1, &[5], DEADLINE_MS));
+    stage.feed(2, callers(2, &[3], DEADLINE_MS));
+    assert_eq!(stage.node.estimate(ms(12), &[1]), Some(Micros::from_ms(40 + 30 + 10)));
+}

@@ -20,7 +20,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use super::{Limits, serve};
-use crate::job::{Answer, Door, Ending, Failure, Job, ModelView, NodeView, PeerView};
+use crate::job::{Answer, Door, Ending, Failure, FoundIn, Job, ModelView, NodeView, PeerView};
 
 /// Limit on every wait of these tests; only a failing test waits so long.
 async fn within<F: Future>(future: F) -> F::Output {
@@ -88,7 +88,7 @@ impl Door for ScriptedDoor {
             Plan::Hold => script.gate.acquire().await.unwrap().forget(),
             Plan::Fail(failure) => {
                 abandoned.0 = None;
-                return Ending { answer: Err(failure), explanation };
+                return Ending { answer: Err(failure), explanation, room: None };
             }
             Plan::Panic => panic!("planned"),
             Plan::Short => drop(rows.pop()),
@@ -103,8 +103,9 @@ impl Door for ScriptedDoor {
             compute_us: 7_000,
             model: "minilm".into(),
             revision: "00ff".into(),
+            cache: Some(FoundIn::Owner),
         };
-        Ending { answer: Ok(answer), explanation }
+        Ending { answer: Ok(answer), explanation, room: None }
     }
 
     fn view(&self) -> NodeView {
