@@ -9,6 +9,10 @@ use std::path::{Path, PathBuf};
 use crate::node::Node;
 use crate::ports;
 
+/// Many tests hold a job by a stand-in that hangs, and the canary would take it away from them. Tests of the canary
+/// turn it on by [`Plan::config`]; drills run with it.
+const NO_CANARY: &str = "[canary]\ninterval_ms = 0";
+
 /// How a node is started.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -37,7 +41,7 @@ impl Plan {
             engine: engine.to_owned(),
             cluster: format!("test-{}", peer.port()),
             seeds: Vec::new(),
-            settings: Vec::new(),
+            settings: vec![NO_CANARY.to_owned()],
             arguments: Vec::new(),
             control: None,
             data: None,

@@ -10,6 +10,7 @@
 mod api;
 mod api_refusals;
 mod api_wire;
+mod canary;
 mod drain;
 mod engine_faults;
 mod failover;

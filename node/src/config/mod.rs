@@ -26,13 +26,14 @@ use std::path::Path;
 use serde_json::Value;
 
 pub use checked::{
-    AdmissionConfig, ApiConfig, BreakerConfig, Config, DrainConfig, EngineConfig, GossipConfig, HedgeConfig, LogConfig,
-    ModelConfig, NodeConfig, PeerConfig, ProbeConfig, PulseConfig, RecordConfig, RetryConfig, RoutingConfig,
+    AdmissionConfig, ApiConfig, BreakerConfig, CanaryConfig, Config, DrainConfig, EngineConfig, GossipConfig,
+    HedgeConfig, LogConfig, ModelConfig, NodeConfig, PeerConfig, ProbeConfig, PulseConfig, RecordConfig, RetryConfig,
+    RoutingConfig,
 };
 pub use keys::{
-    GpuMode, Key, LogFormat, RawAdmission, RawApi, RawBreaker, RawConfig, RawDrain, RawEngine, RawGossip, RawHedge,
-    RawLog, RawModel, RawNode, RawPeer, RawProbe, RawPulse, RawRecord, RawRetry, RawRouting, SECTIONS, Section, key,
-    keys,
+    GpuMode, Key, LogFormat, RawAdmission, RawApi, RawBreaker, RawCanary, RawConfig, RawDrain, RawEngine, RawGossip,
+    RawHedge, RawLog, RawModel, RawNode, RawPeer, RawProbe, RawPulse, RawRecord, RawRetry, RawRouting, SECTIONS,
+    Section, key, keys,
 };
 pub use print::{help, sample};
 pub use problem::{ConfigError, ConfigErrors, EXIT_CODE, Place};
