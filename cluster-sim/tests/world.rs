@@ -65,6 +65,20 @@ fn a_killed_process_is_noticed_within_a_way_by_who_had_work_there() {
 }
 
 #[test]
+fn a_killed_process_is_noticed_as_soon_by_who_had_only_a_connection_there() {
+    let mut quiet = Arc::unwrap_or_clone(plan(Fault::Kill(VICTIM), 2.0));
+    quiet.arrivals.rate_per_s /= 20.0;
+    let all = seen(&Arc::new(quiet));
+    assert_eq!(breaks(&all), [0.0; 0], "nobody had work there");
+    let pings = times(&all, What::Pinged, at_victim);
+    let at_once = pings.iter().filter(|&&at| 0.0 < at && at < 2.0).count();
+    assert_eq!(at_once, 2, "each of the others asks once: {pings:?}");
+    // The refused connection is the answer: no offer until it is back.
+    let offers = times(&all, What::Forwarded, at_victim);
+    assert!(!offers.iter().any(|&at| 2.0 < at && at < 2000.0), "{offers:?}");
+}
+
+#[test]
 fn a_host_that_vanishes_is_noticed_only_when_a_ping_is_not_answered() {
     let all = seen(&plan(Fault::PowerCut(VICTIM), 2.0));
     let breaks = breaks(&all);
@@ -130,7 +144,16 @@ fn a_hanging_device_ends_its_batches_with_its_fault() {
 fn a_wedged_node_says_so_and_a_process_that_leaves_ends_and_is_followed() {
     let wedged = seen(&plan(Fault::Device(VICTIM, DeviceFault::Wedged), 2.5));
     let offers = times(&wedged, What::Offered, |seen| seen.node as usize == VICTIM);
-    assert!(!offers.iter().any(|&at| 1600.0 < at && at < 3400.0), "its canary failed after a second: {offers:?}");
+    // A batch takes 100 ms: at 400 ms it is overdue, and the canary fails after its own time. Then the word spreads.
+    assert!(!offers.iter().any(|&at| 1200.0 < at && at < 2500.0), "its canary failed: {offers:?}");
+    assert!(offers.iter().any(|&at| 2500.0 < at && at < 4500.0), "its canary passed again: {offers:?}");
+    let fell = |all: &[(f64, Seen)]| times(all, What::Wedged, |seen| seen.node as usize == VICTIM);
+    let verdicts = times(&wedged, What::CanaryEnded, |seen| seen.node as usize == VICTIM && seen.value == 0);
+    assert!(matches!(fell(&wedged)[..], [at] if verdicts[0] == at && at < 1000.0), "{:?} {verdicts:?}", fell(&wedged));
+    let hung = seen(&plan(Fault::Device(VICTIM, DeviceFault::Hangs), 2.5));
+    let verdicts = times(&hung, What::CanaryEnded, |seen| seen.node as usize == VICTIM);
+    assert!(matches!(fell(&hung)[..], [at] if 1000.0 < at && at < 2000.0), "silence takes longer: {:?}", fell(&hung));
+    assert!(!verdicts.iter().any(|&at| 1.0 < at && at < 2499.0), "{verdicts:?}");
     let left = seen(&plan(Fault::Terminate(VICTIM), 1.0));
     let of_victim = |what| times(&left, what, |seen| seen.node as usize == VICTIM);
     let (exits, starts) = (of_victim(What::Exited), of_victim(What::Started));

@@ -2,20 +2,24 @@
 //!
 //! For `shell`, which gives it batches and hears what became of them. The thread runs at a lower priority than the
 //! threads that talk to peers and callers, so that a busy model does not make a node look dead.
-//! Invariants: tokio never runs inference; every batch given in is answered by exactly one [`ComputeEvent`], also when
-//! the engine panics.
+//! Invariants: tokio never runs inference; every batch, measurement and canary given in is answered by exactly one
+//! [`ComputeEvent`], also when the engine panics, unless the device hangs; no model is ready whose canary is not right.
+//! Not here: when to ask for a canary, and what follows from its answer or its silence (`shoal-core`).
+
+mod golden;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use shoal_core::id::BatchId;
 use shoal_engine::{Card, EmbedOptions, Embedding, Engine, EngineError, InputText, RowError};
 
+use golden::{CANARY_TEXT, Golden};
+
 /// Lower than the listeners, higher than idle work.
 const PRIORITY_NICE: i32 = 5;
-/// The text of the first inference: about the length of a short question.
-const WARM_UP_TEXT: &str = "The first inference loads every weight once and shows how fast this device is.";
 
 /// One text of a batch.
 #[derive(Clone, Debug)]
@@ -37,6 +41,8 @@ pub enum ComputeEvent {
     LoadFailed { message: String },
     /// The inference that was asked for by [`Compute::measure`] worked.
     Measured { units: u64, took: Duration },
+    /// The canary that was asked for by [`Compute::canary`] ran: it was right, or this is what was wrong.
+    Canary { fault: Option<String> },
     /// A batch ran.
     Ran { batch: BatchId, took: Duration, rows: Vec<Result<Embedding, RowError>> },
     /// A batch did not run.
@@ -54,6 +60,7 @@ pub struct Compute {
 enum Work {
     Batch(BatchId, Vec<Row>),
     Measure,
+    Canary,
 }
 
 /// A thread that was not started yet: whoever hears it must have the way to it before it says a word.
@@ -63,17 +70,19 @@ pub struct Device {
 }
 
 impl Device {
-    /// Starts the thread. It loads the engine by `load` and says everything through `tell`.
+    /// Starts the thread. It loads the engine by `load` and says everything through `tell`. What the canary's answer
+    /// has to be is kept in the directory `golden`, where there is one.
     ///
     /// # Errors
     /// When the system gives no thread.
     pub fn start(
         self,
         load: impl FnOnce() -> Result<Box<dyn Engine>, EngineError> + Send + 'static,
+        golden: Option<PathBuf>,
         tell: impl Fn(ComputeEvent) + Send + 'static,
     ) -> std::io::Result<()> {
         let thread = std::thread::Builder::new().name("shoal-device".to_owned());
-        thread.spawn(move || own_device(load, &self.inbox, &tell)).map(drop)
+        thread.spawn(move || own_device(load, golden.as_deref(), &self.inbox, &tell)).map(drop)
     }
 }
 
@@ -96,21 +105,29 @@ impl Compute {
     pub fn measure(&self) {
         let _ = self.work.send(Work::Measure);
     }
+
+    /// Asks for the canary; [`ComputeEvent::Canary`] tells whether it was right. It runs as soon as the device is free:
+    /// the machine gives the next batch only after the one before was answered, so none is ever in front of it.
+    pub fn canary(&self) {
+        let _ = self.work.send(Work::Canary);
+    }
 }
 
 fn own_device(
     load: impl FnOnce() -> Result<Box<dyn Engine>, EngineError>,
+    golden: Option<&Path>,
     inbox: &mpsc::Receiver<Work>,
     tell: &impl Fn(ComputeEvent),
 ) {
     // Where this is not allowed the node still works; it is only less lively under load.
     let _ = rustix::process::setpriority_process(Some(own_thread()), PRIORITY_NICE);
-    let mut engine = match guarded(|| load().map_err(|fault| fault.to_string()).and_then(warm_up)) {
-        Ok((engine, took)) => {
+    let load = || load().map_err(|fault| fault.to_string()).and_then(|engine| warm_up(engine, golden));
+    let (mut engine, golden) = match guarded(load) {
+        Ok((engine, golden, took)) => {
             let card = engine.card().clone();
-            let units = warm_up_units(&card);
+            let units = canary_units(&card);
             tell(ComputeEvent::Ready { card, units, took });
-            engine
+            (engine, golden)
         }
         Err(message) => return tell(ComputeEvent::LoadFailed { message }),
     };
@@ -119,9 +136,17 @@ fn own_device(
             Work::Batch(batch, rows) => (batch, rows),
             Work::Measure => {
                 // A failure says nothing of speed; the next batch will show whether the engine works.
-                if let Ok(took) = guarded(|| infer_once(engine.as_mut())) {
-                    tell(ComputeEvent::Measured { units: warm_up_units(engine.card()), took });
+                if let Ok((_, took)) = guarded(|| infer_once(engine.as_mut())) {
+                    tell(ComputeEvent::Measured { units: canary_units(engine.card()), took });
                 }
+                continue;
+            }
+            Work::Canary => {
+                let told = guarded(|| {
+                    let (values, _) = infer_once(engine.as_mut())?;
+                    golden.check(&values).map_err(|fault| fault.to_string())
+                });
+                tell(ComputeEvent::Canary { fault: told.err() });
                 continue;
             }
         };
@@ -146,30 +171,36 @@ fn own_thread() -> rustix::process::Pid {
     rustix::thread::gettid()
 }
 
-fn warm_up_units(card: &Card) -> u64 {
-    u64::from(card.cost.units(WARM_UP_TEXT))
+fn canary_units(card: &Card) -> u64 {
+    u64::from(card.cost.units(CANARY_TEXT))
 }
 
 /// The first inference also pays for pages and threads; of the next three the fastest counts, because what slows one
-/// down, such as other nodes that start beside this one, is not the device.
-fn warm_up(mut engine: Box<dyn Engine>) -> Result<(Box<dyn Engine>, Duration), String> {
-    infer_once(engine.as_mut())?;
-    let mut took = Duration::MAX;
+/// down, such as other nodes that start beside this one, is not the device. All of them are canaries.
+fn warm_up(mut engine: Box<dyn Engine>, golden: Option<&Path>) -> Result<(Box<dyn Engine>, Golden, Duration), String> {
+    let first_failed = |fault: &dyn std::fmt::Display| format!("the first inference failed: {fault}");
+    let (values, _) = infer_once(engine.as_mut()).map_err(|fault| first_failed(&fault))?;
+    let mut fastest = Duration::MAX;
     for _ in 0..3 {
-        took = took.min(infer_once(engine.as_mut())?);
+        let (again, took) = infer_once(engine.as_mut()).map_err(|fault| first_failed(&fault))?;
+        golden::agree(engine.card().precision, &values, &again).map_err(|fault| first_failed(&fault))?;
+        fastest = fastest.min(took);
     }
-    Ok((engine, took))
+    let golden = Golden::settle(golden, engine.card(), values).map_err(|fault| first_failed(&fault))?;
+    Ok((engine, golden, fastest))
 }
 
-fn infer_once(engine: &mut dyn Engine) -> Result<Duration, String> {
-    let input = InputText { text: WARM_UP_TEXT, options: EmbedOptions::default() };
+/// The canary's vector, and how long it took.
+fn infer_once(engine: &mut dyn Engine) -> Result<(Vec<f32>, Duration), String> {
+    let input = InputText { text: CANARY_TEXT, options: EmbedOptions::default() };
     let start = Instant::now();
-    let rows = engine.run(&[input]).map_err(|fault| format!("the first inference failed: {fault}"))?;
+    let rows = engine.run(&[input]).map_err(|fault| fault.to_string())?;
     let took = start.elapsed();
-    match rows.as_slice() {
-        [Ok(_)] => Ok(took),
-        [Err(fault)] => Err(format!("the first inference failed: {fault}")),
-        _ => Err(format!("the first inference gave {} rows for one", rows.len())),
+    let count = rows.len();
+    match rows.into_iter().next() {
+        Some(Ok(embedding)) if count == 1 => Ok((embedding.values, took)),
+        Some(Err(fault)) if count == 1 => Err(fault.to_string()),
+        _ => Err(format!("the engine gave {count} rows for one")),
     }
 }
 
@@ -207,10 +238,23 @@ mod tests {
     }
 
     fn start(load: impl FnOnce() -> Result<Box<dyn Engine>, EngineError> + Send + 'static) -> Told {
+        start_with(load, None)
+    }
+
+    fn start_with(
+        load: impl FnOnce() -> Result<Box<dyn Engine>, EngineError> + Send + 'static,
+        golden: Option<&Path>,
+    ) -> Told {
         let (tell, told) = mpsc::channel();
         let (compute, device) = Compute::new();
-        device.start(load, move |event| drop(tell.send(event))).unwrap();
+        device.start(load, golden.map(Path::to_owned), move |event| drop(tell.send(event))).unwrap();
         Told { compute, told }
+    }
+
+    /// A stand-in that does what the file says.
+    fn controlled(control: &Path) -> impl FnOnce() -> Result<Box<dyn Engine>, EngineError> + Send + 'static {
+        let control = Some(control.to_owned());
+        move || Ok(Box::new(Synthetic::new(SyntheticSpec::default(), "t", control, 1)))
     }
 
     struct Told {
@@ -246,9 +290,52 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let control = dir.path().join("control");
         std::fs::write(&control, "nan").unwrap();
-        let load =
-            move || Ok(Box::new(Synthetic::new(SyntheticSpec::default(), "t", Some(control), 1)) as Box<dyn Engine>);
-        let told = start(load);
+        let told = start(controlled(&control));
         assert!(matches!(told.next(), ComputeEvent::LoadFailed { message } if message.contains("first inference")));
+    }
+
+    #[test]
+    fn the_canary_runs_behind_the_batch_that_runs_and_says_what_is_wrong() {
+        let dir = tempfile::tempdir().unwrap();
+        let control = dir.path().join("control");
+        let set = |words: &str| {
+            let beside = dir.path().join("control.new");
+            std::fs::write(&beside, words).and_then(|()| std::fs::rename(&beside, &control)).unwrap();
+        };
+        let told = start_with(controlled(&control), Some(dir.path()));
+        assert!(matches!(told.next(), ComputeEvent::Ready { .. }));
+        set("hang");
+        told.compute.run(BatchId(1), vec![row("good")]);
+        told.compute.canary();
+        set("");
+        assert!(matches!(told.next(), ComputeEvent::Ran { batch: BatchId(1), .. }));
+        assert!(matches!(told.next(), ComputeEvent::Canary { fault: None }));
+        for (words, expected) in [
+            ("nan", "not a finite number"),
+            ("fail", "says `fail`"),
+            ("wrong", "remove the file"),
+            ("poison=first", ""),
+        ] {
+            set(words);
+            told.compute.canary();
+            let ComputeEvent::Canary { fault } = told.next() else { panic!("{words}: another event") };
+            assert!(fault.as_ref().is_some_and(|fault| fault.contains(expected)), "{words}: {fault:?}");
+        }
+        set("");
+        told.compute.canary();
+        assert!(matches!(told.next(), ComputeEvent::Canary { fault: None }));
+    }
+
+    #[test]
+    fn a_model_that_answers_otherwise_than_at_its_last_load_is_not_ready() {
+        let dir = tempfile::tempdir().unwrap();
+        let (control, golden) = (dir.path().join("control"), dir.path().join("canary"));
+        let load = || start_with(controlled(&control), Some(&golden)).next();
+        assert!(matches!(load(), ComputeEvent::Ready { .. }));
+        std::fs::write(&control, "wrong").unwrap();
+        let ComputeEvent::LoadFailed { message } = load() else { panic!("it is ready") };
+        assert!(message.contains("remove the file") && message.contains("canary"), "{message}");
+        std::fs::write(&control, "").unwrap();
+        assert!(matches!(load(), ComputeEvent::Ready { .. }), "what was kept is still there");
     }
 }

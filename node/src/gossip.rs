@@ -17,6 +17,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::mpsc as std_mpsc;
 use std::time::Duration;
 
+use chitchat::transport::Transport;
 use chitchat::{Chitchat, ChitchatConfig, ChitchatHandle, ChitchatId, FailureDetectorConfig, spawn_chitchat};
 use shoal_core::id::{BootId, NodeId};
 use shoal_core::load::Report;
@@ -142,12 +143,21 @@ impl Gossip {
         metrics: GossipMetrics,
         tell: impl Fn(GossipEvent) + Send + 'static,
     ) -> Result<Self, String> {
+        Self::start_over(CountedUdp { metrics }, settings, announced, tell)
+    }
+
+    /// The same, over any transport.
+    fn start_over(
+        transport: impl Transport,
+        settings: GossipSettings,
+        announced: BTreeMap<&'static str, String>,
+        tell: impl Fn(GossipEvent) + Send + 'static,
+    ) -> Result<Self, String> {
         // Bounded by its writers: the machine publishes at most five times a second.
         let (announcements, inbox) = mpsc::unbounded_channel();
         let (bound, is_bound) = std_mpsc::sync_channel(1);
         let thread = std::thread::Builder::new().name("shoal-gossip".to_owned());
-        let udp = CountedUdp { metrics };
-        let work = move || own_gossip(settings, announced, inbox, (&udp, &bound), &tell);
+        let work = move || own_gossip(&transport, settings, announced, inbox, &bound, &tell);
         thread.spawn(work).map_err(|fault| format!("no thread for gossip: {fault}"))?;
         is_bound.recv().map_err(|_| "the gossip thread ended at once".to_owned())??;
         Ok(Self { announcements })
@@ -161,10 +171,11 @@ impl Gossip {
 }
 
 fn own_gossip(
+    transport: &dyn Transport,
     mut settings: GossipSettings,
     mut announced: BTreeMap<&'static str, String>,
     mut inbox: mpsc::UnboundedReceiver<(&'static str, String)>,
-    (udp, bound): (&CountedUdp, &std_mpsc::SyncSender<Result<(), String>>),
+    bound: &std_mpsc::SyncSender<Result<(), String>>,
     tell: &impl Fn(GossipEvent),
 ) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -174,7 +185,7 @@ fn own_gossip(
     runtime.block_on(async {
         let mut first = true;
         loop {
-            let started = spawn(&settings, &announced, udp).await;
+            let started = spawn(transport, &settings, &announced).await;
             match started {
                 Ok(handle) => {
                     if first {
@@ -197,9 +208,9 @@ fn own_gossip(
 }
 
 async fn spawn(
+    transport: &dyn Transport,
     settings: &GossipSettings,
     announced: &BTreeMap<&'static str, String>,
-    udp: &CountedUdp,
 ) -> Result<ChitchatHandle, String> {
     let config = ChitchatConfig {
         chitchat_id: ChitchatId::new(settings.node_id.as_str(), settings.generation, settings.advertise),
@@ -219,7 +230,7 @@ async fn spawn(
         extra_liveness_predicate: None,
     };
     let initial = announced.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
-    spawn_chitchat(config, initial, udp).await.map_err(|fault| format!("{fault:#}"))
+    spawn_chitchat(config, initial, transport).await.map_err(|fault| format!("{fault:#}"))
 }
 
 /// Runs one gossip loop until it ends. Breaks when the node itself stops.
@@ -350,124 +361,4 @@ pub fn is_private(ip: IpAddr) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What a sound node announces, with `value` under `name` in place of what it said there.
-    fn heard(name: &'static str, value: &str) -> Option<Member> {
-        let sound = [
-            (key::BOOT, "7"),
-            (key::PEER_ADDR, "10.0.0.1:8090"),
-            (key::ENGINE, "ready"),
-            (key::WEIGHT, "50"),
-            (key::BACKUP, "1"),
-            (key::LOAD, "v1.7.1.2.3.4.1.0.1.255.255"),
-        ];
-        let mut said = BTreeMap::from(sound);
-        said.insert(name, value);
-        member("node", true, |key| said.get(key).copied())
-    }
-
-    #[test]
-    fn what_a_node_announces_is_read() {
-        let member = heard(key::ZONE, "").expect("a sound member");
-        assert_eq!((member.boot, member.weight, member.backup), (BootId(7), 50, true));
-        assert_eq!(member.load.and_then(Result::ok).map(|report| report.seq), Some(1));
-    }
-
-    #[test]
-    fn what_makes_no_member_is_none() {
-        for (name, value) in [
-            (key::BOOT, ""),
-            (key::BOOT, "-1"),
-            (key::BOOT, "soon"),
-            (key::PEER_ADDR, "10.0.0.1"),
-            (key::PEER_ADDR, "8.8.8.8:8090"),
-        ] {
-            assert_eq!(heard(name, value), None, "{name} {value:?}");
-        }
-    }
-
-    #[test]
-    fn a_load_that_cannot_be_is_told_apart_from_none() {
-        let load = |value: &str| heard(key::LOAD, value).expect("a member all the same").load;
-        let long = format!("v1.7.1.2.3.4.1.0.1.255.255{}", ".1".repeat(VALUE_BYTES_MAX));
-        for (value, fault) in [
-            ("v1.6.1.2.3.4.1.0.1.255.255", ReportFault::Backwards),
-            ("v1.8.1.2.3.4.1.0.1.255.255", ReportFault::Backwards),
-            ("v1.7.1.2.3.4.1.0.0.255.255", ReportFault::Absurd),
-            ("v9.7.1.2.3.4.1.0.1.255.255", ReportFault::Form),
-            ("v1.7.1", ReportFault::Garbled),
-            (&long, ReportFault::Garbled),
-        ] {
-            assert_eq!(load(value), Some(Err(fault)), "{value:.60}");
-        }
-        let silent = member("node", true, |name| match name {
-            key::BOOT => Some("7"),
-            key::PEER_ADDR => Some("10.0.0.1:1"),
-            _ => None,
-        });
-        let silent = silent.expect("a member that says little");
-        assert_eq!((silent.load, silent.weight, silent.backup), (None, WEIGHT_DEFAULT, false));
-    }
-
-    /// A node on a free port of this machine.
-    fn settings(id: &str, seeds: &[SocketAddr]) -> (GossipSettings, BTreeMap<&'static str, String>) {
-        let free = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let settings = GossipSettings {
-            cluster: format!("pulse-{}", std::process::id()),
-            node_id: NodeId::new(id).unwrap(),
-            generation: 1,
-            listen: free,
-            advertise: free,
-            seeds: seeds.iter().map(SocketAddr::to_string).collect(),
-            interval: Duration::from_millis(50),
-            phi_threshold: 12.0,
-            dead_grace: Duration::from_secs(60),
-        };
-        (settings, BTreeMap::from([(key::BOOT, "1".to_owned()), (key::PEER_ADDR, free.to_string())]))
-    }
-
-    #[test]
-    fn a_thread_that_was_held_up_says_by_how_much() {
-        let held_up = Duration::from_millis(300);
-        let (first, announced) = settings("first", &[]);
-        let (told, events) = std_mpsc::channel();
-        let seed = first.listen;
-        let _first = Gossip::start(first, announced, GossipMetrics::default(), move |event| {
-            if matches!(event, GossipEvent::Members(_)) {
-                // Whoever hears the thread holds it up: nobody ever sends here.
-                let (_nobody, never) = std_mpsc::channel::<()>();
-                let _ = never.recv_timeout(held_up);
-            }
-            let _ = told.send(event);
-        });
-        let (second, announced) = settings("second", &[seed]);
-        let _second = Gossip::start(second, announced, GossipMetrics::default(), |_| {});
-        let limit = Duration::from_secs(20);
-        let late = std::iter::from_fn(|| events.recv_timeout(limit).ok()).find_map(|event| match event {
-            GossipEvent::Late(late) => Some(late),
-            _ => None,
-        });
-        let late = late.expect("the thread was held up, and told nobody");
-        assert!(held_up - 2 * PULSE_INTERVAL <= late, "{late:?}");
-    }
-
-    #[test]
-    fn a_weight_that_no_node_may_have_is_not_believed() {
-        for (text, expected) in [
-            ("0", Some(0)),
-            ("100", Some(100)),
-            ("10000", Some(10_000)),
-            ("10001", None),
-            ("4294967296", None),
-            ("-1", None),
-            ("+5", None),
-            ("1e3", None),
-            ("", None),
-            (" 1", None),
-        ] {
-            assert_eq!(weight_of(text), expected, "{text:?}");
-        }
-    }
-}
+mod tests;

@@ -176,7 +176,7 @@ async fn serve(
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         }
     };
-    device.start(load, tell).map_err(system)?;
+    device.start(load, Some(config.node.data_dir.join("canary")), tell).map_err(system)?;
 
     // Kept to the end: dropped, it stops looking.
     let _probe = start_probe(config, &shell).map_err(system)?;

@@ -13,6 +13,7 @@ mod changes;
 mod door;
 mod doubt;
 mod effects;
+mod engine;
 mod explain;
 mod machine;
 mod owners;
@@ -29,7 +30,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use shoal_core::id::{BatchId, BootId, JobId, NodeId, RowRef};
 use shoal_core::lifecycle::Standing;
 use shoal_core::load::DeviceLoad;
-use shoal_core::node::{Effect, Input, Node, RowVerdict, Rules};
+use shoal_core::node::{Effect, Input, Node, RowVerdict, Rules, Wedge};
 use shoal_core::peers::PeerFacts;
 use shoal_core::share::Share;
 use shoal_engine::{Card, CostGuess};
@@ -112,6 +113,8 @@ struct Inner {
     results: Option<Results>,
     loaded: ArcSwapOption<Loaded>,
     engine_message: ArcSwap<String>,
+    /// What was wrong with the last canary that failed.
+    canary_fault: ArcSwap<String>,
     gossip_runs: std::sync::atomic::AtomicBool,
     telemetry: Telemetry,
     phase: watch::Sender<Phase>,
@@ -126,6 +129,8 @@ struct State {
     /// The rows of each batch that the device has.
     running: BTreeMap<BatchId, Vec<RowRef>>,
     changes: Changes,
+    /// Why the engine is wedged, as far as people were told.
+    wedge: Option<Wedge>,
 }
 
 /// The model of this node.
@@ -148,8 +153,8 @@ impl Shell {
         let changes = Changes::default();
         let results = |limits| Results::new(limits, facts.cached_answers_bytes_max, &telemetry.cache);
         let results = facts.cache.map(results);
-        let state = State { node, calls: HashMap::new(), jobs: 0, running: BTreeMap::new(), changes };
-        Self(Arc::new(Inner {
+        let state = State { node, calls: HashMap::new(), jobs: 0, running: BTreeMap::new(), changes, wedge: None };
+        let shell = Self(Arc::new(Inner {
             facts,
             clock: Clock::start(),
             state: Mutex::new(state),
@@ -162,11 +167,20 @@ impl Shell {
             results,
             loaded: ArcSwapOption::empty(),
             engine_message: ArcSwap::from_pointee("the model is loading".to_owned()),
+            canary_fault: ArcSwap::default(),
             gossip_runs: std::sync::atomic::AtomicBool::new(false),
             telemetry,
             phase: watch::channel(Phase::Serving).0,
             runtime: tokio::runtime::Handle::current(),
-        }))
+        }));
+        // Weak, because the node owns the client that calls this.
+        let hears = Arc::downgrade(&shell.0);
+        shell.0.client.on_end(move |addr| {
+            if let Some(inner) = hears.upgrade() {
+                Self(inner).on_parted(addr);
+            }
+        });
+        shell
     }
 
     /// Gives the node its device. Called once.
@@ -222,6 +236,7 @@ impl Shell {
                 self.drive(Input::EngineReady { units, took: micros(took) });
             }
             ComputeEvent::Measured { units, took } => self.drive(Input::Measured { units, took: micros(took) }),
+            ComputeEvent::Canary { fault } => self.on_canary(fault),
             ComputeEvent::LoadFailed { message } => {
                 tracing::error!(%message, "the model did not load; callers are served through peers that have it");
                 self.0.engine_message.store(Arc::new(message));
@@ -326,6 +341,14 @@ impl Shell {
         }
         self.0.members.store(Arc::new(members));
         self.tell_membership();
+    }
+
+    /// The connection to a peer ended. One to a node that is no member any more was closed by this node.
+    fn on_parted(&self, addr: SocketAddr) {
+        let members = self.0.members.load();
+        if let Some(member) = members.iter().find(|member| member.peer_addr == addr) {
+            self.drive(Input::Parted { peer: member.id.clone() });
+        }
     }
 
     fn tell_membership(&self) {

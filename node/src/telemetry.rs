@@ -90,6 +90,20 @@ pub struct Fault {
     pub fault: &'static str,
 }
 
+/// Labels of `shoal_canary_runs_total`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct VerdictLabel {
+    /// `passed` or `failed`.
+    pub verdict: &'static str,
+}
+
+impl VerdictLabel {
+    /// The answer was right.
+    pub const PASSED: Self = Self { verdict: "passed" };
+    /// It was not, or an error.
+    pub const FAILED: Self = Self { verdict: "failed" };
+}
+
 /// Labels of the metrics of a device.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct DeviceLabel {
@@ -118,6 +132,7 @@ pub struct Telemetry {
     pub offers: Family<PeerLabel, Counter>,
     pub forwards: Family<PeerOutcome, Counter>,
     pub late_answers: Counter,
+    pub canary_runs: Family<VerdictLabel, Counter>,
     pub reports_refused: Family<Fault, Counter>,
     pub rows: Counter,
     pub batches: Counter,
@@ -163,6 +178,7 @@ impl Telemetry {
             offers: Family::default(),
             forwards: Family::default(),
             late_answers: Counter::default(),
+            canary_runs: Family::default(),
             reports_refused: Family::default(),
             rows: Counter::default(),
             batches: Counter::default(),
@@ -222,6 +238,11 @@ impl Telemetry {
             Unit::Seconds,
             told.wait_seconds.clone(),
         );
+        // From the start, so that an alert on the first failure has something to compare with.
+        for label in [VerdictLabel::PASSED, VerdictLabel::FAILED] {
+            drop(told.canary_runs.get_or_create(&label));
+        }
+        registry.register("canary_runs", "Canaries that ran, by what they said", told.canary_runs.clone());
         registry.register("peers", "Other nodes that gossip knows", told.peers.clone());
         registry.register("peers_lost", "Times that gossip called a peer dead that had lived", told.peers_lost.clone());
         told.decisions.register(&mut registry);

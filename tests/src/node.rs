@@ -309,7 +309,8 @@ impl Node {
         self.ended = None;
     }
 
-    /// Makes its stand-in engine misbehave from the next batch on: `slow=FACTOR`, `hang`, `nan`, `fail`, or several.
+    /// Makes its stand-in engine misbehave from the next batch on: `slow=FACTOR`, `hang`, `nan`, `wrong`,
+    /// `fail`, `poison=WORD`, or several.
     ///
     /// # Panics
     /// The control file cannot be written.

@@ -11,6 +11,9 @@ use crate::ports;
 
 /// A test that sends the same text twice wants it computed twice, unless it says otherwise.
 const NO_CACHE: &str = "[cache]\nbytes_max = 0";
+/// Many tests hold a job by a stand-in that hangs, and the canary would take it away from them. Tests of the canary
+/// turn it on by [`Plan::config`]; drills run with it.
+const NO_CANARY: &str = "[canary]\ninterval_ms = 0";
 
 /// How a node is started.
 #[derive(Clone, Debug)]
@@ -40,7 +43,7 @@ impl Plan {
             engine: engine.to_owned(),
             cluster: format!("test-{}", peer.port()),
             seeds: Vec::new(),
-            settings: vec![NO_CACHE.to_owned()],
+            settings: vec![NO_CACHE.to_owned(), NO_CANARY.to_owned()],
             arguments: Vec::new(),
             control: None,
             data: None,

@@ -117,3 +117,20 @@ fn a_pulled_cable_costs_callers_of_the_others_nothing() {
     }
     drill("cable");
 }
+
+#[test]
+fn a_device_that_hangs_costs_nobody_an_answer() {
+    drill("wedge");
+}
+
+#[test]
+fn texts_that_make_engines_fail_harm_nobody_else() {
+    let judgement = drill("poison");
+    assert!(0 < count(&judgement, "poisoned"));
+}
+
+#[test]
+fn more_than_can_be_done_is_refused_and_the_rest_is_served() {
+    let judgement = drill("herd");
+    assert!(0 < count(&judgement, "refused"));
+}

@@ -49,6 +49,23 @@ fn a_deadline_holds_also_for_a_job_at_a_peer() {
 }
 
 #[test]
+fn a_peer_gives_up_at_the_callers_deadline_by_itself() {
+    let mut shoal = Shoal::with_an_unable_door();
+    shoal[1].misbehave("hang");
+    let mut caller = shoal[0].connect();
+    caller.send(&embed("a").header("x-deadline-ms", "5000").bytes()).expect("a new connection takes a short request");
+    wait::until("the peer has the job", LIMIT, || shoal[1].metric("shoal_jobs_held", &[]) == 1.0);
+    // From now on nobody can tell the peer to stop: it knows the deadline, or it works for ever.
+    shoal[0].freeze();
+    let ended = |outcome| shoal[1].metric("shoal_jobs_total", &[("source", "peer"), ("outcome", outcome)]);
+    wait::until("the peer gives up", LIMIT, || ended("expired") == 1.0);
+    assert_eq!(ended("left"), 0.0, "nobody told it");
+    shoal[0].thaw();
+    assert_eq!(caller.answer().expect("an answer").status, 504);
+    shoal.wait_rest();
+}
+
+#[test]
 fn a_deadline_that_cannot_be_met_is_refused_before_anything_is_placed() {
     let mut node = Plan::new("slow", "synthetic:400ms").start();
     node.wait_ready();

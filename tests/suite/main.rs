@@ -11,6 +11,7 @@ mod api;
 mod api_refusals;
 mod api_wire;
 mod cache;
+mod canary;
 mod drain;
 mod engine_faults;
 mod failover;

@@ -155,7 +155,7 @@ pub enum DeviceFault {
     Fails(u32),
     /// All batches fail, at once and in no time. The canary works.
     Sinkhole,
-    /// Batches do not end. The canary works.
+    /// Batches do not end, and the canary neither.
     Hangs,
     /// Batches do not end, and the canary fails.
     Wedged,
@@ -186,7 +186,7 @@ pub enum Sabotage {
     HideJoined,
     /// Work goes to a dead node as long as there is one.
     PreferDead,
-    /// Gossip calls everybody alive whom it ever called so.
+    /// Gossip calls everybody alive whom it ever called so, and nobody hears that a connection ended.
     HideDead,
     /// A draining node is said to be ready, also by itself.
     HideDraining,

@@ -88,6 +88,12 @@ kinds! {
     PingEnded = "ping ended";
     /// A node looked how fast it is.
     Measured = "measured";
+    /// A node asked its model what is known.
+    CanaryAsked = "canary asked";
+    /// The answer was right (value 1), or was not (value 0).
+    CanaryEnded = "canary ended";
+    /// A node gave up its device.
+    Wedged = "wedged";
     /// A process started. Value: its number.
     Started = "started";
     /// Its model is loaded.

@@ -19,6 +19,7 @@ mod view;
 use std::sync::Arc;
 
 use shoal_core::id::{JobId, NodeId};
+use shoal_core::lifecycle::EngineState;
 use shoal_core::node::{Effect, Input, Node};
 use shoal_core::time::{Micros, MonoTime};
 
@@ -227,7 +228,7 @@ impl World {
             Event::CallerLeaves { request } => self.on_caller_leaves(request),
             Event::BatchEnds { node, boot, batch } => self.on_batch_ends(node, boot, batch),
             Event::Measured { node, boot, took } => self.on_measured(node, boot, took),
-            Event::Canary { node, boot, passed } => self.on_canary(node, boot, passed),
+            Event::Canary { node, boot } => self.on_canary(node, boot),
             Event::Probe { node, boot } => self.on_probe(node, boot),
             Event::Flushed { stream } => self.on_flushed(stream),
             Event::Offer { stream, .. } => self.on_offer(stream),
@@ -237,7 +238,8 @@ impl World {
             Event::Broken { stream, .. } => self.on_broken(stream),
             Event::Keepalive { from, to, connection } => self.on_keepalive(from, to, connection),
             Event::Pong { from, to, boot, sent } => self.on_pong(from, to, boot, sent),
-            Event::PingLost { from, to, boot } => self.on_ping_lost(from, to, boot),
+            Event::PingLost { from, to, boot, refused } => self.on_ping_lost(from, to, boot, refused),
+            Event::Parted { from, to, boot } => self.on_parted(from, to, boot),
             Event::Round { node, boot } => self.on_round(node, boot),
             Event::Gossip { from, to, part } => self.on_gossip(from, to, part),
             Event::Read { node, boot } => self.on_read(node, boot),
@@ -254,11 +256,17 @@ impl World {
         let Some(process) = &mut self.seats[node].process else { return };
         self.steps += 1;
         let mut effects = std::mem::take(&mut self.effects);
+        let was_ready = process.node.engine() == EngineState::Ready;
         process.node.step(now, input, &mut effects);
+        let gave_up = was_ready && process.node.engine() == EngineState::Wedged;
+        let troubled = if gave_up { self.trouble_all(node) } else { Vec::new() };
         for effect in effects.drain(..) {
             self.perform(node, effect);
         }
         self.effects = effects;
+        for request in troubled {
+            self.set_unplaced(request, false);
+        }
     }
 
     fn perform(&mut self, node: usize, effect: Effect) {
@@ -273,6 +281,7 @@ impl World {
             Effect::Acknowledge { job, report } => self.acknowledge(node, job, report),
             Effect::Finish { job, outcome, .. } => self.finish(node, job, &outcome),
             Effect::Measure => self.measure(node),
+            Effect::Canary => self.canary(node),
             Effect::Ping { peer } => {
                 let to = self.seat_of(&peer);
                 self.ping(node, to);

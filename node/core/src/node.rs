@@ -7,6 +7,7 @@
 //! no answer to a placement that was given up counts. Held by `node/core/tests/machine` and by the simulator.
 
 mod call;
+mod canary;
 mod compute;
 mod doubt;
 mod event;
@@ -17,11 +18,14 @@ mod occupancy;
 mod place;
 mod rules;
 
+pub use canary::Wedge;
 pub use event::{
     Arrival, CanaryVerdict, Effect, EngineFault, Input, Outcome, Placed, Refusal, RowVerdict, Source, Verdict,
 };
 pub use explain::{Decision, Explanation, NodeOption, OPTIONS_MAX, Reason};
-pub use rules::{AcceptLimit, HedgeRules, MeasureRules, OwnRules, PublishRules, PulseRules, RetryBudget, Rules};
+pub use rules::{
+    AcceptLimit, CanaryRules, HedgeRules, MeasureRules, OwnRules, PublishRules, PulseRules, RetryBudget, Rules,
+};
 
 use std::collections::BTreeMap;
 
@@ -46,6 +50,7 @@ use crate::stretch::Stretch;
 use crate::tally::{Rule, Tally};
 use crate::time::{Micros, MonoTime};
 use call::Call;
+use canary::Canary;
 use doubt::Lag;
 use hedge::Lateness;
 use job::Job;
@@ -93,6 +98,7 @@ pub struct Node {
     quicker_than_believed: bool,
     /// Units of the first inference, which a measurement repeats.
     measure_units: u64,
+    canary: Canary,
     stretch: Stretch,
     /// What this node's own model was to blame for.
     own_errors: Breaker,
@@ -187,6 +193,7 @@ impl Node {
             measured: MonoTime::START,
             quicker_than_believed: false,
             measure_units: 1,
+            canary: Canary::default(),
             stretch: Stretch::default(),
             own_errors: Breaker::default(),
             device: DeviceLoad::default(),
@@ -212,7 +219,8 @@ impl Node {
     /// Takes one event at `now` and appends what is to be done to `effects`.
     ///
     /// Caller's promises: `now` never goes back; job ids are never used twice; each [`Effect::Run`] is followed by one
-    /// `BatchDone` or `BatchFailed` of its batch; `Tick` comes at least every 100 ms.
+    /// `BatchDone` or `BatchFailed` of its batch, each [`Effect::Canary`] by one `Canary`, unless the device hangs;
+    /// `Tick` comes at least every 100 ms.
     pub fn step(&mut self, now: MonoTime, input: Input, effects: &mut Vec<Effect>) {
         self.mind_the_gap(now);
         match input {
@@ -241,9 +249,15 @@ impl Node {
             Input::Called { peer, word } => self.peers.on_called(now, &peer, word, &mut self.tally),
             // Under doubt, who knows whether the peer was silent or this node deaf.
             Input::PingFailed { .. } if self.in_doubt(now) => {}
-            Input::PingFailed { peer } => {
-                let with = (&mut self.prng, &mut self.tally);
-                self.peers.on_failed(now, &peer, None, Signal::Silent, with);
+            Input::PingFailed { peer, broke } => {
+                let signal = if broke { Signal::Broke } else { Signal::Silent };
+                self.peers.on_failed(now, &peer, None, signal, (&mut self.prng, &mut self.tally));
+            }
+            Input::Parted { peer } => {
+                if self.peers.on_parted(now, &peer) {
+                    self.tally.count(Rule::PingedAfterEnd);
+                    effects.push(Effect::Ping { peer });
+                }
             }
             Input::Membership(members) => {
                 self.peers.on_membership(now, members, self.doubt_until.is_some(), &mut self.tally);
@@ -257,6 +271,7 @@ impl Node {
             Input::EngineReady { units, took } => {
                 self.engine = EngineState::Ready;
                 self.measure_units = units;
+                self.canary.on_loaded(now);
                 self.learn_cost(now, now, units, took);
                 self.publish(now, effects);
                 self.place_waiting(now, effects);
@@ -270,6 +285,7 @@ impl Node {
         }
         self.end_what_would_be_late(now, effects);
         self.go_on_with_calls(now, effects);
+        self.ask_canary_if_due(now, effects);
         self.pull(now, effects);
     }
 
@@ -380,23 +396,6 @@ impl Node {
         self.load().max(self.device.memory.unwrap_or_default())
     }
 
-    fn on_canary(&mut self, now: MonoTime, verdict: CanaryVerdict, effects: &mut Vec<Effect>) {
-        match (verdict, self.engine) {
-            (CanaryVerdict::Failed, EngineState::Ready) => {
-                self.tally.count(Rule::Wedged);
-                self.lose_engine(now, EngineState::Wedged, effects);
-            }
-            (CanaryVerdict::Passed, EngineState::Wedged) => {
-                self.engine = EngineState::Ready;
-                self.publish(now, effects);
-            }
-            (
-                CanaryVerdict::Passed | CanaryVerdict::Failed,
-                EngineState::Starting | EngineState::Ready | EngineState::Wedged | EngineState::Failed,
-            ) => {}
-        }
-    }
-
     fn lose_engine(&mut self, now: MonoTime, engine: EngineState, effects: &mut Vec<Effect>) {
         self.engine = engine;
         self.publish(now, effects);
@@ -411,6 +410,7 @@ impl Node {
         effects.extend(pings.into_iter().map(|peer| Effect::Ping { peer }));
         self.look_who_is_alike(now);
         self.mind_heat(now);
+        self.mind_canary(now, effects);
         self.end_what_is_late(now, effects);
         self.place_waiting(now, effects);
         self.move_door(now, DoorSignal::Tick { idle: self.jobs.is_empty() && self.calls.is_empty() }, effects);

@@ -31,6 +31,9 @@ use pool::Pool;
 /// Means over all peers are made again so often.
 const SUMS_EVERY: Micros = Micros::from_ms(100);
 
+/// A peer that ends its connections is pinged for that at most so often: each ping makes a connection that may end.
+const PARTED_PING_EVERY: Micros = Micros::from_ms(1000);
+
 /// So long a word on the load holds for a job that is late: a node speaks more often, or does not run.
 const WORD_HOLDS: Micros = Micros::from_ms(1500);
 
@@ -256,6 +259,17 @@ impl Peers {
             tally.count(Rule::GateBlocked);
         }
         (self.stale, self.due) = (true, MonoTime::START);
+    }
+
+    /// The connection to `peer` ended. Returns whether to ask at once if the peer is there: not where that is known or
+    /// being asked anyway, and not again and again of a peer that ends every connection.
+    pub fn on_parted(&mut self, now: MonoTime, peer: &NodeId) -> bool {
+        let Some(peer) = self.of(peer) else { return false };
+        let asks = peer.gate.passes() && peer.parted.is_none_or(|at| at + PARTED_PING_EVERY <= now);
+        if asks {
+            peer.parted = Some(now);
+        }
+        asks
     }
 
     /// Whether the run of `peer` that `ticket` names spoke a moment ago: if it is silent now, it is slow and not gone.

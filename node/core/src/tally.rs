@@ -90,8 +90,16 @@ rules! {
     ChunkCut = "chunk_cut";
     /// This node became hot.
     BecameHot = "became_hot";
-    /// The canary failed.
+    /// The canary was asked for.
+    CanaryAsked = "canary_asked";
+    /// The canary had no answer in time.
+    CanaryLate = "canary_late";
+    /// The canary failed or was late: this node computes nothing any more.
     Wedged = "wedged";
+    /// The canary passed again.
+    Recovered = "recovered";
+    /// The connection to a peer ended, and the peer was pinged at once.
+    PingedAfterEnd = "pinged_after_end";
     /// An idle node looked how fast it is.
     Measured = "measured";
 }

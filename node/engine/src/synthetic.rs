@@ -78,16 +78,19 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// How the stand-in misbehaves now.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 struct Control {
     slow: f64,
     hang: bool,
     nan: bool,
+    wrong: bool,
     fail: bool,
+    /// A batch with this in one of its texts fails as a whole.
+    poison: Option<String>,
 }
 
 impl Control {
-    const HEALTHY: Self = Self { slow: 1.0, hang: false, nan: false, fail: false };
+    const HEALTHY: Self = Self { slow: 1.0, hang: false, nan: false, wrong: false, fail: false, poison: None };
 
     fn parse(text: &str) -> Self {
         let mut control = Self::HEALTHY;
@@ -97,8 +100,11 @@ impl Control {
                     let factor = factor.parse().ok().filter(|factor: &f64| factor.is_finite());
                     control.slow = factor.unwrap_or(1.0).clamp(1.0, 1000.0);
                 }
+                // In no word would be in every text.
+                Some(("poison", word)) if !word.is_empty() => control.poison = Some(word.to_owned()),
                 None if word == "hang" => control.hang = true,
                 None if word == "nan" => control.nan = true,
+                None if word == "wrong" => control.wrong = true,
                 None if word == "fail" => control.fail = true,
                 _ => {}
             }
@@ -120,7 +126,9 @@ impl Synthetic {
     /// A stand-in that calls itself `name`; `seed` fixes the exponential times.
     ///
     /// `control_file` is read before each batch. Absent or empty, the stand-in is healthy; its words are `slow=FACTOR`
-    /// (1 to 1000), `hang` (until the word is gone), `nan` and `fail`. Others are ignored.
+    /// (1 to 1000), `hang` (until the word is gone), `nan`, `wrong` (finite values of another text), `fail`, and
+    /// `poison=WORD` (a batch fails as a whole if one of its texts holds WORD, which has no spaces). Others are
+    /// ignored.
     #[must_use]
     pub fn new(spec: SyntheticSpec, name: &str, control_file: Option<PathBuf>, seed: u64) -> Self {
         let card = Card {
@@ -179,11 +187,16 @@ impl Engine for Synthetic {
         if control.fail {
             return Err(EngineError::Compute("the control file says `fail`".to_owned()));
         }
+        let poisoned = |word: &&String| batch.iter().any(|input| input.text.contains(word.as_str()));
+        if let Some(word) = control.poison.as_ref().filter(poisoned) {
+            return Err(EngineError::Compute(format!("the control file says `poison={word}`, and a text holds it")));
+        }
         let vector = |input: &InputText<'_>| {
             if control.nan {
                 return Err(RowError::NonFinite);
             }
-            let values = hashed_vector(input.text);
+            let values =
+                if control.wrong { hashed_vector(&format!("not {}", input.text)) } else { hashed_vector(input.text) };
             let tokens = u32::try_from(input.text.split_whitespace().count()).unwrap_or(u32::MAX).max(1);
             Ok(Embedding { values: finish_embedding(values, &self.card, input.options)?, tokens })
         };
@@ -257,8 +270,17 @@ mod tests {
         assert_eq!(engine.run(&[input("a")]).unwrap()[0], Err(RowError::NonFinite));
         std::fs::write(&file, "fail").unwrap();
         assert!(engine.run(&[input("a")]).is_err());
+        std::fs::write(&file, "poison=bad").unwrap();
+        assert!(engine.run(&[input("good"), input("a bad one")]).is_err());
+        assert!(engine.run(&[input("good")]).unwrap()[0].is_ok());
+        std::fs::write(&file, "poison=").unwrap();
+        assert!(engine.run(&[input("good")]).unwrap()[0].is_ok());
+        std::fs::write(&file, "wrong").unwrap();
+        let wrong = engine.run(&[input("a")]).unwrap();
+        assert_eq!(wrong, engine.run(&[input("a")]).unwrap(), "wrong, and steady in that");
         std::fs::remove_file(&file).unwrap();
-        assert!(engine.run(&[input("a")]).unwrap()[0].is_ok());
+        let right = engine.run(&[input("a")]).unwrap();
+        assert!(right[0].is_ok() && wrong[0].is_ok() && right != wrong);
         for (text, slow) in [("slow=5", 5.0), ("slow=nan", 1.0), ("slow=0.1", 1.0), ("slow=1e9", 1000.0), ("slow", 1.0)]
         {
             assert_eq!(Control::parse(text), Control { slow, ..Control::HEALTHY }, "{text}");

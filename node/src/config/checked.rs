@@ -30,6 +30,7 @@ pub struct Config {
     pub retry: RetryConfig,
     pub hedge: HedgeConfig,
     pub pulse: PulseConfig,
+    pub canary: CanaryConfig,
     pub probe: ProbeConfig,
     pub drain: DrainConfig,
     pub record: RecordConfig,
@@ -183,6 +184,14 @@ pub struct PulseConfig {
     pub doubt: Duration,
 }
 
+/// When the model is asked what is known. See [`super::RawCanary`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct CanaryConfig {
+    /// Zero = never.
+    pub interval: Duration,
+    pub limit_min: Duration,
+}
+
 /// How the load of the devices is measured. See [`super::RawProbe`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProbeConfig {
@@ -232,6 +241,7 @@ impl Config {
             retry,
             hedge,
             pulse,
+            canary,
             probe,
             drain,
             record,
@@ -312,6 +322,7 @@ impl Config {
                 load_percent_max: hedge.load_percent_max,
             },
             pulse: PulseConfig { late_max: ms(pulse.late_ms_max), doubt: ms(pulse.doubt_ms) },
+            canary: CanaryConfig { interval: ms(canary.interval_ms), limit_min: ms(canary.limit_ms_min) },
             probe: ProbeConfig { gpu: probe.gpu, nvml_library: probe.nvml_library },
             drain: DrainConfig { settle: ms(drain.settle_ms), limit: ms(drain.limit_ms) },
             record: RecordConfig { file: record.file, bytes_max: record.bytes_max },

@@ -160,8 +160,8 @@ sections! {
         /// Name of this node, different from that of every other node.
         /// Without it, a name is made at the first start and kept in the data directory.
         id: Option<String> = None, Rule::Label { length_min: 1 };
-        /// Directory for what must outlive the process: the node's name, its generation, revisions of models.
-        /// Made when it is missing; one process at a time may use it.
+        /// Directory for what must outlive the process: the node's name, its generation, revisions of models,
+        /// and what each model's canary answered. Made when it is missing; one process at a time may use it.
         /// Without it: $XDG_STATE_HOME/shoal, else ~/.local/state/shoal, else ./shoal-data.
         data_dir: Option<PathBuf> = None, Rule::Path { example: "/var/lib/shoal" };
         /// Rack, room or availability zone. Gossiped to the peers; nothing uses it yet. Empty = not told.
@@ -347,6 +347,17 @@ sections! {
         late_ms_max: u32 = 200, Rule::Whole { min: 100, max: 60_000 };
         /// For so long after that it calls nobody dead or silent. 0 = it does at once.
         doubt_ms: u32 = 500, Rule::Whole { min: 0, max: 60_000 };
+    }
+
+    /// When the model is asked a question whose answer is known. While the answer is wrong or missing, the node
+    /// computes nothing and its callers are served by peers.
+    canary: RawCanary {
+        /// Time from one answer to the next question while nothing seems wrong; it is asked at once when the model
+        /// fails on a text, or when the device takes far too long. 0 = never, whatever happens.
+        interval_ms: u32 = 10_000, Rule::Whole { min: 0, max: HOUR_MS };
+        /// A missing answer counts after this time (more where an inference takes long), from when it should have
+        /// begun.
+        limit_ms_min: u32 = 1000, Rule::Whole { min: 100, max: 600_000 };
     }
 
     /// How the load of the devices is measured.

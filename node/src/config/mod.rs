@@ -26,14 +26,14 @@ use std::path::Path;
 use serde_json::Value;
 
 pub use checked::{
-    AdmissionConfig, ApiConfig, BreakerConfig, CacheConfig, Config, DrainConfig, EngineConfig, GossipConfig,
-    HedgeConfig, LogConfig, ModelConfig, NodeConfig, PeerConfig, ProbeConfig, PulseConfig, RecordConfig, RetryConfig,
-    RoutingConfig,
+    AdmissionConfig, ApiConfig, BreakerConfig, CacheConfig, CanaryConfig, Config, DrainConfig, EngineConfig,
+    GossipConfig, HedgeConfig, LogConfig, ModelConfig, NodeConfig, PeerConfig, ProbeConfig, PulseConfig, RecordConfig,
+    RetryConfig, RoutingConfig,
 };
 pub use keys::{
-    GpuMode, Key, LogFormat, RawAdmission, RawApi, RawBreaker, RawCache, RawConfig, RawDrain, RawEngine, RawGossip,
-    RawHedge, RawLog, RawModel, RawNode, RawPeer, RawProbe, RawPulse, RawRecord, RawRetry, RawRouting, SECTIONS,
-    Section, key, keys,
+    GpuMode, Key, LogFormat, RawAdmission, RawApi, RawBreaker, RawCache, RawCanary, RawConfig, RawDrain, RawEngine,
+    RawGossip, RawHedge, RawLog, RawModel, RawNode, RawPeer, RawProbe, RawPulse, RawRecord, RawRetry, RawRouting,
+    SECTIONS, Section, key, keys,
 };
 pub use print::{help, sample};
 pub use problem::{ConfigError, ConfigErrors, EXIT_CODE, Place};

@@ -1,11 +1,12 @@
 //! Sending jobs to peers.
 //!
 //! Part of `forward`. One HTTP/2 connection a peer, made on demand and shared by all jobs.
-//! Invariants: a connection that broke fails every job on it at once; an answer counts only when it is whole.
+//! Invariants: a connection that broke fails every job on it at once; an answer counts only when it is whole; whoever
+//! asked for it hears of each connection that ended, also of one that carried nothing.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -85,13 +86,30 @@ type Slot = Arc<tokio::sync::Mutex<Option<Sender>>>;
 pub struct PeerClient {
     limits: ForwardLimits,
     slots: Arc<Mutex<HashMap<SocketAddr, Slot>>>,
+    ends: Arc<Ends>,
+}
+
+/// Who hears that a connection ended.
+#[derive(Default)]
+struct Ends(OnceLock<Box<dyn Fn(SocketAddr) + Send + Sync>>);
+
+impl std::fmt::Debug for Ends {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "Ends {{ heard: {} }}", self.0.get().is_some())
+    }
 }
 
 impl PeerClient {
     /// No connection yet.
     #[must_use]
     pub fn new(limits: ForwardLimits) -> Self {
-        Self { limits, slots: Arc::default() }
+        Self { limits, slots: Arc::default(), ends: Arc::default() }
+    }
+
+    /// From now on `hears` is told the address of each connection that ended, for whatever reason: a peer that closes
+    /// it in peace, one that is gone, one that is no member any more. It must not block. Only the first call counts.
+    pub fn on_end(&self, hears: impl Fn(SocketAddr) + Send + Sync + 'static) {
+        let _ = self.ends.0.set(Box::new(hears));
     }
 
     /// Forgets connections to addresses that are not among `members`: the table is as large as the shoal.
@@ -251,10 +269,14 @@ impl PeerClient {
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .handshake(TokioIo::new(stream));
         let (sender, connection) = handshake.await.map_err(|fault| unreachable(&fault))?;
+        let ends = Arc::clone(&self.ends);
         tokio::spawn(async move {
             // Whatever ended it, the jobs on it have heard.
             if let Err(fault) = connection.await {
                 tracing::debug!(peer = %addr, %fault, "connection to a peer ended");
+            }
+            if let Some(hears) = ends.0.get() {
+                hears(addr);
             }
         });
         Ok(sender)

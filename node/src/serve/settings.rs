@@ -14,7 +14,7 @@ use shoal_core::gate::GateRules;
 use shoal_core::heat::HeatRules;
 use shoal_core::id::BootId;
 use shoal_core::lifecycle::DrainRules;
-use shoal_core::node::{AcceptLimit, HedgeRules, OwnRules, PulseRules, RetryBudget, Rules};
+use shoal_core::node::{AcceptLimit, CanaryRules, HedgeRules, OwnRules, PulseRules, RetryBudget, Rules};
 use shoal_core::peers::PeerRules;
 use shoal_core::retry::RetryRules;
 use shoal_core::route::RouteRules;
@@ -110,6 +110,11 @@ pub(super) fn rules(config: &Config) -> Rules {
             ..DrainRules::default()
         },
         accept_limit: AcceptLimit(micros(config.peer.accept_timeout)),
+        canary: (!config.canary.interval.is_zero()).then(|| CanaryRules {
+            interval: micros(config.canary.interval),
+            limit_min: micros(config.canary.limit_min),
+            ..CanaryRules::default()
+        }),
         ..Rules::default()
     }
 }
@@ -181,8 +186,9 @@ mod tests {
 
     #[test]
     fn what_is_switched_off_is_no_rule() {
-        let off = rules_of(&[("breaker.error_percent", "0"), ("hedge.percent", "0"), ("routing.slow_start_ms", "0")]);
-        assert_eq!((off.peers.breaker, off.hedge, off.peers.slow_start), (None, None, None));
+        let keys = ["breaker.error_percent", "hedge.percent", "routing.slow_start_ms", "canary.interval_ms"];
+        let off = rules_of(&keys.map(|key| (key, "0")));
+        assert_eq!((off.peers.breaker, off.hedge, off.peers.slow_start, off.canary), (None, None, None, None));
         assert_eq!(rules_of(&[("routing.chunk_ms", "0")]).split, None);
     }
 }

@@ -145,8 +145,8 @@ mod tests {
             (
                 vec![
                     (10, members(&[a()])),
-                    (400, Input::PingFailed { peer: a().id }),
-                    (500, Input::PingFailed { peer: a().id }),
+                    (400, Input::PingFailed { peer: a().id, broke: false }),
+                    (500, Input::PingFailed { peer: a().id, broke: false }),
                 ],
                 Some(500),
             ),
@@ -156,8 +156,8 @@ mod tests {
                 vec![
                     (10, members(&[a()])),
                     (300, members(&[PeerFacts { alive: false, ..a() }])),
-                    (400, Input::PingFailed { peer: a().id }),
-                    (500, Input::PingFailed { peer: a().id }),
+                    (400, Input::PingFailed { peer: a().id, broke: false }),
+                    (500, Input::PingFailed { peer: a().id, broke: false }),
                 ],
                 Some(700),
             ),
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn asking_again_and_again_whether_a_peer_is_back_is_no_change() {
-        let failed = || Input::PingFailed { peer: peer("a").id };
+        let failed = || Input::PingFailed { peer: peer("a").id, broke: false };
         let mut steps = vec![(10, Input::Membership(vec![peer("a")])), (20, failed()), (30, failed())];
         // Each pause ends in a ping, and each ping fails.
         steps.extend((1..400).map(|tick| (30 + tick * 25, Input::Tick)));

@@ -60,10 +60,12 @@ impl Shell {
                 self.finish(state, *job, (outcome, *placements), explanation.as_deref());
             }
             Effect::Measure => self.0.compute.get().expect("only an attached device is ready").measure(),
+            Effect::Canary => self.0.compute.get().expect("only an attached device is ready").canary(),
             Effect::Ping { peer } => {
                 self.0.runtime.spawn(self.clone().ping(peer.clone()));
             }
             Effect::Publish { report } => {
+                self.mind_wedge(state);
                 let Some(gossip) = self.0.gossip.get() else { return };
                 gossip.announce(key::LOAD, wire::encode_report(report));
                 gossip.announce(key::ENGINE, state.node.standing().name().to_owned());
@@ -192,7 +194,8 @@ impl Shell {
             }
             Err(fault) => {
                 tracing::debug!(%peer, %fault, "a ping was not answered");
-                self.drive(Input::PingFailed { peer });
+                let broke = matches!(fault, ForwardError::Unreachable(_));
+                self.drive(Input::PingFailed { peer, broke });
             }
         }
     }

@@ -106,6 +106,7 @@ impl World {
         for stream in broken {
             self.after(Micros::ZERO, Event::Broken { stream, to: from });
         }
+        self.after(Micros::ZERO, Event::Parted { from, to, boot: self.seats[from].boot });
     }
 
     /// Something happened to `node` or to links: dead connections are found out by their pings.
@@ -146,11 +147,18 @@ impl World {
                 }
             }
         }
-        for other in 0..self.seats.len() {
+        for (other, end) in ends.into_iter().enumerate() {
             let (out, back) = (self.pair(node, other), self.pair(other, node));
             self.connections[out] += self.connections[out] % 2;
-            if !dark {
-                self.connections[back] += self.connections[back] % 2;
+            if dark || !self.connected(other, node) {
+                continue;
+            }
+            self.connections[back] += 1;
+            // Behind the jobs that were on it: they break first.
+            let event = Event::Parted { from: other, to: node, boot: self.seats[other].boot };
+            match end {
+                Some(at) => self.queue.push(at, event),
+                None => self.parked.push((node, other, event)),
             }
         }
     }
@@ -200,9 +208,9 @@ impl World {
         if self.answers(from, to) {
             self.after(way + back, Event::Pong { from, to, boot, sent });
         } else if refused {
-            self.after(way + back, Event::PingLost { from, to, boot });
+            self.after(way + back, Event::PingLost { from, to, boot, refused });
         } else {
-            self.after(PING_LIMIT, Event::PingLost { from, to, boot });
+            self.after(PING_LIMIT, Event::PingLost { from, to, boot, refused });
         }
     }
 
@@ -211,7 +219,7 @@ impl World {
             return;
         }
         if !self.answers(from, to) {
-            return self.on_ping_lost(from, to, boot);
+            return self.on_ping_lost(from, to, boot, self.seats[to].process.is_none());
         }
         self.see(What::PingEnded, from, to, Key::NONE, 1);
         let now = self.local(to);
@@ -223,11 +231,18 @@ impl World {
         self.feed(from, Input::Heard { peer, word });
     }
 
-    pub(super) fn on_ping_lost(&mut self, from: usize, to: usize, boot: u64) {
+    pub(super) fn on_parted(&mut self, from: usize, to: usize, boot: u64) {
+        if self.runs(from, boot) && !self.saboteur.ignores_ends() {
+            let peer = self.seats[to].id.clone();
+            self.feed(from, Input::Parted { peer });
+        }
+    }
+
+    pub(super) fn on_ping_lost(&mut self, from: usize, to: usize, boot: u64, refused: bool) {
         if self.runs(from, boot) {
             self.see(What::PingEnded, from, to, Key::NONE, 0);
             let peer = self.seats[to].id.clone();
-            self.feed(from, Input::PingFailed { peer });
+            self.feed(from, Input::PingFailed { peer, broke: refused });
         }
     }
 }

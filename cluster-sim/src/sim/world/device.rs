@@ -20,8 +20,6 @@ use super::{FIRST_UNITS, World};
 const STALL_FACTOR: f64 = 40.0;
 /// A failing batch takes this part of its time; one of a sinkhole takes next to nothing.
 const SINKHOLE_TAKES: Micros = Micros::new(200);
-/// The canary of a device that does wrong has run after this.
-pub(super) const CANARY_AFTER: Micros = Micros::from_ms(1000);
 /// Time between two looks at the device.
 pub(super) const PROBE_EVERY: Micros = Micros::from_ms(1000);
 
@@ -116,7 +114,8 @@ impl World {
         }
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a cast of a float saturates")]
         let took = Micros::new(took as u64);
-        let batch = self.batches.insert(Batch { batch, rows, started: self.now, fails, node });
+        let ends = self.now + took;
+        let batch = self.batches.insert(Batch { batch, rows, started: self.now, ends, fails, node });
         self.after(took, Event::BatchEnds { node, boot, batch });
     }
 
@@ -191,27 +190,45 @@ impl World {
         }
     }
 
-    pub(super) fn on_canary(&mut self, node: usize, boot: u64, passed: bool) {
-        // The fault may have ended, or begun, since the canary was set going.
-        let wedged = self.seats[node].fault.wrong == Some(DeviceFault::Wedged);
-        if !self.runs(node, boot) || wedged == passed {
+    /// A canary takes its turn after the batch that one device runs, and a slot of its own where there are several.
+    pub(super) fn canary(&mut self, node: usize) {
+        self.see(What::CanaryAsked, node, node, Key::NONE, 0);
+        let unloaded = self.plan.service.unloaded(f64::from(self.first_units()));
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a cast of a float saturates")]
+        let took = Micros::new((unloaded * self.slowness_measured(node)) as u64);
+        let own = self.batches.iter().filter(|(_, batch)| batch.node == node && self.plan.service.slots() == 1);
+        let begins = own.map(|(_, batch)| batch.ends).fold(self.now, MonoTime::max);
+        self.queue.push(begins + took, Event::Canary { node, boot: self.seats[node].boot });
+    }
+
+    pub(super) fn on_canary(&mut self, node: usize, boot: u64) {
+        if !self.runs(node, boot) {
             return;
         }
-        let verdict = if passed { CanaryVerdict::Passed } else { CanaryVerdict::Failed };
-        let mut requests: Vec<Key> = Vec::new();
-        if !passed {
-            // All that waits or runs here moves, and it is not the decisions' fault.
-            requests.extend(self.jobs.iter().filter(|(_, job)| job.node == node).map(|(_, job)| job.request));
-            for &request in &requests {
-                if let Some(asked) = self.requests.get_mut(request) {
-                    (asked.troubled, asked.unplaced) = (true, true);
-                }
+        let verdict = match self.seats[node].fault.wrong {
+            // It is on the device, as batches are; the end of the fault lets it go.
+            Some(DeviceFault::Hangs) => return self.seats[node].fault_holds(Event::Canary { node, boot }),
+            Some(DeviceFault::Wedged) => CanaryVerdict::Failed,
+            Some(DeviceFault::Fails(_) | DeviceFault::Sinkhole | DeviceFault::Stalls(_)) | None => {
+                CanaryVerdict::Passed
+            }
+        };
+        self.see(What::CanaryEnded, node, node, Key::NONE, u64::from(verdict == CanaryVerdict::Passed));
+        self.feed(node, Input::Canary(verdict));
+    }
+
+    /// The machine of `node` just gave up its device: all that waits or runs there moves, which is not the decisions'
+    /// fault. Returns the requests.
+    pub(super) fn trouble_all(&mut self, node: usize) -> Vec<Key> {
+        self.see(What::Wedged, node, node, Key::NONE, 0);
+        let here = self.jobs.iter().filter(|(_, job)| job.node == node);
+        let requests: Vec<Key> = here.map(|(_, job)| job.request).collect();
+        for &request in &requests {
+            if let Some(asked) = self.requests.get_mut(request) {
+                (asked.troubled, asked.unplaced) = (true, true);
             }
         }
-        self.feed(node, Input::Canary(verdict));
-        for request in requests {
-            self.set_unplaced(request, false);
-        }
+        requests
     }
 
     pub(super) fn on_probe(&mut self, node: usize, boot: u64) {

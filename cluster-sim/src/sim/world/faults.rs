@@ -8,10 +8,9 @@ use shoal_core::time::Micros;
 
 use super::super::chance::Chance;
 use super::super::net::Traffic;
-use super::super::plan::{DeviceFault, Fault};
+use super::super::plan::Fault;
 use super::super::seen::What;
 use super::super::slab::Key;
-use super::device::CANARY_AFTER;
 use super::membership::Claims;
 use super::records::Event;
 use super::{Seat, World};
@@ -43,7 +42,7 @@ impl World {
             Fault::SlowPath(node, extra) => self.net.set_slow(node, extra),
             Fault::SlowDevice(node, factor) => self.seats[node].fault.slow = Some(factor),
             Fault::SlowAnswers(node, late) => self.seats[node].fault.late = late,
-            Fault::Device(node, wrong) => self.break_device(node, wrong),
+            Fault::Device(node, wrong) => self.seats[node].fault.wrong = Some(wrong),
             Fault::Lie(node) => self.seats[node].claims = Claims::Idle,
             Fault::Babble(node) => self.seats[node].claims = Claims::Absurd,
             Fault::Partition(..) | Fault::Mute(..) | Fault::Sever(..) => self.set_cuts(fault, true),
@@ -112,19 +111,8 @@ impl World {
         self.seats[node].starts_again = true;
     }
 
-    fn break_device(&mut self, node: usize, wrong: DeviceFault) {
-        let boot = self.seats[node].boot;
-        self.seats[node].fault.wrong = Some(wrong);
-        if wrong == DeviceFault::Wedged {
-            self.after(CANARY_AFTER, Event::Canary { node, boot, passed: false });
-        }
-    }
-
     fn mend_device(&mut self, node: usize) {
-        let boot = self.seats[node].boot;
-        if self.seats[node].fault.wrong.take() == Some(DeviceFault::Wedged) {
-            self.after(CANARY_AFTER, Event::Canary { node, boot, passed: true });
-        }
+        self.seats[node].fault.wrong = None;
         for event in std::mem::take(&mut self.seats[node].held) {
             self.queue.push(self.now, event);
         }

@@ -55,7 +55,6 @@ pub(super) enum Event {
     Canary {
         node: usize,
         boot: u64,
-        passed: bool,
     },
     Probe {
         node: usize,
@@ -101,6 +100,14 @@ pub(super) enum Event {
         sent: MonoTime,
     },
     PingLost {
+        from: usize,
+        to: usize,
+        boot: u64,
+        /// There is no process that could take a connection.
+        refused: bool,
+    },
+    /// A node hears that its connection to another one ended.
+    Parted {
         from: usize,
         to: usize,
         boot: u64,
@@ -156,6 +163,7 @@ impl Event {
             | Self::Keepalive { from: node, .. }
             | Self::Pong { from: node, .. }
             | Self::PingLost { from: node, .. }
+            | Self::Parted { from: node, .. }
             | Self::Gossip { to: node, .. } => Some(node),
             Self::Start { .. }
             | Self::Arrive { .. }
@@ -271,6 +279,8 @@ pub(super) struct Batch {
     pub(super) batch: BatchId,
     pub(super) rows: Vec<RowRef>,
     pub(super) started: MonoTime,
+    /// When it should be done.
+    pub(super) ends: MonoTime,
     pub(super) fails: bool,
     pub(super) node: usize,
 }

@@ -62,6 +62,11 @@ impl Saboteur {
         self.is(Sabotage::IgnoreBreaks)
     }
 
+    /// Whether the end of a connection is heard by nobody: it would tell what these bugs hide.
+    pub(super) fn ignores_ends(&self) -> bool {
+        self.is(Sabotage::IgnoreBreaks) || self.is(Sabotage::HideDead)
+    }
+
     pub(super) fn hides_joined(&self) -> bool {
         self.is(Sabotage::HideJoined)
     }

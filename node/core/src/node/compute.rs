@@ -171,6 +171,7 @@ impl Node {
     pub(super) fn on_measured(&mut self, now: MonoTime, units: u64, took: Micros) {
         let believed = self.cost.cost().unwrap_or_default().of(units, 1);
         self.quicker_than_believed = took.percent(self.rules.measure.slower_percent) < believed;
+        self.canary.on_word(now);
         self.cost.on_measured(units, took);
         (self.learned, self.measured) = (now, now);
     }
@@ -195,9 +196,13 @@ impl Node {
     ) {
         let running = self.end_batch(now, batch);
         assert_eq!(running.rows.len(), verdicts.len(), "a batch has one verdict a row");
-        // What was measured while this whole process stood still says nothing of its device.
-        if self.stood_still.is_none_or(|at| at < running.started) {
+        // What was measured while this whole process stood still, or while the device hung, says nothing of its speed.
+        let sound = self.engine == EngineState::Ready;
+        if sound && self.stood_still.is_none_or(|at| at < running.started) {
             self.learn_cost(now, running.started, running.units, took);
+        }
+        if verdicts.contains(&RowVerdict::Failed) {
+            self.canary.suspect();
         }
         let was_alone = running.rows.len() == 1;
         for (pulled, verdict) in running.rows.into_iter().zip(verdicts) {
@@ -215,6 +220,7 @@ impl Node {
 
     pub(super) fn on_batch_failed(&mut self, now: MonoTime, batch: BatchId, effects: &mut Vec<Effect>) {
         let running = self.end_batch(now, batch);
+        self.canary.suspect();
         let was_alone = running.rows.len() == 1;
         for pulled in running.rows {
             self.on_row_failed(now, pulled, was_alone, effects);
@@ -223,6 +229,7 @@ impl Node {
 
     fn end_batch(&mut self, now: MonoTime, batch: BatchId) -> Running {
         self.note_use(now);
+        self.canary.on_word(now);
         let at = self.running.iter().position(|running| running.batch == batch);
         self.running.remove(at.expect("a batch ends only after it was given to the device"))
     }
@@ -318,11 +325,8 @@ impl Node {
         let mut job = self.forget(id, effects);
         match &outcome {
             Outcome::Done { placed } => self.blame(now, &job, placed),
-            // Nobody else could be asked, so nobody knows better: a node that fails must not keep its callers only
-            // because it may not retry.
-            Outcome::EngineFailed(EngineFault::OnOneNode) if job.source == Source::Caller && job.failed_here() => {
-                self.on_own_answer(now, true);
-            }
+            // Where the model failed and nobody else was asked, nobody knows whose fault that is: the jobs that may be
+            // placed again show it, and the canary.
             Outcome::EngineFailed(_)
             | Outcome::Rejected { .. }
             | Outcome::Overloaded { .. }

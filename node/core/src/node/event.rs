@@ -93,12 +93,12 @@ pub enum EngineFault {
     OnOneNode,
 }
 
-/// What the engine's canary says: an inference whose answer is known.
+/// What the engine's canary says: an inference whose answer is known. Whether it is late, the machine itself knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CanaryVerdict {
-    /// The answer was right, and in time.
+    /// The answer was right.
     Passed,
-    /// It was wrong, or did not come.
+    /// It was wrong, or an error.
     Failed,
 }
 
@@ -198,6 +198,14 @@ pub enum Input {
     PingFailed {
         /// Who.
         peer: NodeId,
+        /// No connection could be made, or it broke: nothing gets there now. Otherwise the answer may only be late.
+        broke: bool,
+    },
+    /// The connection to a peer ended. A peer that is leaving or starting again ends it in all peace, so this alone is
+    /// no evidence against it.
+    Parted {
+        /// Who.
+        peer: NodeId,
     },
     /// All peers that gossip knows, this node left out.
     Membership(Vec<PeerFacts>),
@@ -210,7 +218,7 @@ pub enum Input {
         /// How late.
         late: Micros,
     },
-    /// The canary ran.
+    /// The canary that was asked for by [`Effect::Canary`] ran.
     Canary(CanaryVerdict),
     /// The model is loaded and its first inference of `units` took `took`.
     EngineReady {
@@ -340,6 +348,8 @@ pub enum Effect {
     },
     /// Run one small inference on the idle device, to see how fast it is now.
     Measure,
+    /// Run the canary as soon as the device is free, before the next batch.
+    Canary,
     /// Ask a peer whether it is there.
     Ping {
         /// Who.

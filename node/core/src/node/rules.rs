@@ -54,6 +54,8 @@ pub struct Rules {
     pub accept_limit: AcceptLimit,
     /// When an idle node looks how fast it is.
     pub measure: MeasureRules,
+    /// When the model is asked what is known; `None` = never.
+    pub canary: Option<CanaryRules>,
     /// What was learned of the own speed is averaged with what peers say of theirs that seem as fast. Off: for
     /// comparison.
     pub pool_costs: bool,
@@ -78,6 +80,7 @@ impl Default for Rules {
             publish: PublishRules::default(),
             accept_limit: AcceptLimit::default(),
             measure: MeasureRules::default(),
+            canary: Some(CanaryRules::default()),
             pool_costs: true,
         }
     }
@@ -188,6 +191,30 @@ pub struct MeasureRules {
 impl Default for MeasureRules {
     fn default() -> Self {
         Self { interval: Micros::from_ms(1000), interval_again: Micros::from_ms(200), slower_percent: 120 }
+    }
+}
+
+/// When the model is asked a question whose answer is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CanaryRules {
+    /// Time from one verdict to the next question while nothing seems wrong.
+    pub interval: Micros,
+    /// Least time from a verdict to the next question, however much seems wrong.
+    pub interval_min: Micros,
+    /// Time from a verdict to the next question while the engine is wedged.
+    pub interval_wedged: Micros,
+    /// A canary is never late before so long, counted from when it should come to its turn.
+    pub limit_min: Micros,
+}
+
+impl Default for CanaryRules {
+    fn default() -> Self {
+        Self {
+            interval: Micros::from_ms(10_000),
+            interval_min: Micros::from_ms(100),
+            interval_wedged: Micros::from_ms(1000),
+            limit_min: Micros::from_ms(1000),
+        }
     }
 }
 

@@ -66,6 +66,8 @@ pub(super) struct Peer {
     pub(super) dead_since: Option<MonoTime>,
     /// While gossip is in doubt: when it was last pinged.
     pub(super) doubted: Option<MonoTime>,
+    /// When it was last pinged because its connection had ended.
+    pub(super) parted: Option<MonoTime>,
     /// It did not take a job; until then it is asked only where nobody else can be.
     pub(super) rests_until: Option<MonoTime>,
     pub(super) start: Start,
@@ -95,6 +97,7 @@ impl Peer {
             was_alive: false,
             dead_since: None,
             doubted: None,
+            parted: None,
             rests_until: None,
             start: Start::Awaited,
             flights: 0,

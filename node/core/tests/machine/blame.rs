@@ -157,7 +157,7 @@ fn a_peer_that_calls_but_cannot_be_reached_is_left_alone() {
         let tick = stage.feed(at_ms + 6, Input::Tick);
         if tick.iter().any(|effect| matches!(effect, Effect::Ping { .. })) {
             pings += 1;
-            stage.feed(at_ms + 7, Input::PingFailed { peer: id("a") });
+            stage.feed(at_ms + 7, Input::PingFailed { peer: id("a"), broke: false });
         }
     }
     assert_eq!((broken, pings), (1, 1), "pinged at once, then not before 400 ms");

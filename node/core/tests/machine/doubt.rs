@@ -116,7 +116,7 @@ fn a_node_that_stood_still_blames_nobody_for_being_late() {
 fn a_ping_that_fails_while_this_node_suspects_itself_says_nothing() {
     let mut stage = ready_with(with_pulse(), &[peer("a", 0)]);
     stage.feed(50, Input::Pulse { late: Micros::from_ms(400) });
-    (0..5).for_each(|_| drop(stage.feed(60, Input::PingFailed { peer: id("a") })));
+    (0..5).for_each(|_| drop(stage.feed(60, Input::PingFailed { peer: id("a"), broke: false })));
     assert_eq!(stage.gate("a"), "passing");
 }
 
@@ -148,7 +148,7 @@ fn the_dead_come_back_by_direct_contact_and_never_by_hearsay() {
         (23, caller(2), &[]),
         // What gossip repeats changes nothing.
         (24, back(), &[]),
-        (25, Input::PingFailed { peer: id("a") }, &[]),
+        (25, Input::PingFailed { peer: id("a"), broke: false }, &[]),
         (26, back(), &[]),
         (27, caller(3), &[]),
         (1026, Input::Tick, &["ping a"]),
@@ -180,7 +180,7 @@ fn a_door_whose_peers_are_all_said_to_be_back_holds_its_callers_until_one_answer
             .play(answer)
     };
     back(&[(25, heard("b", report(2, 0)), &["forward 1#1 to b"])]);
-    let nobody = |name| Input::PingFailed { peer: id(name) };
+    let nobody = |name| Input::PingFailed { peer: id(name), broke: false };
     back(&[(25, nobody("a"), &[]), (26, nobody("b"), &[]), (27, Input::Tick, &["finish 1: unavailable after 0"])]);
 }
 
@@ -193,7 +193,7 @@ fn a_job_that_nobody_else_can_do_does_not_wait_for_the_end_of_a_pause() {
             (1, caller(1), &["forward 1#1 to a"]),
             (2, broke(1, 1, "a"), &[]),
             (10, Input::Tick, &["ping a"]),
-            (11, Input::PingFailed { peer: id("a") }, &[]),
+            (11, Input::PingFailed { peer: id("a"), broke: false }, &[]),
             (12, Input::Tick, &["finish 1: unavailable after 1"]),
         ]);
         stage.play(&[(100, caller(2), &[]), (101, Input::Tick, &[])])

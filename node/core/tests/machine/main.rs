@@ -4,6 +4,7 @@
 //! Scripts are data (moment, input, effects); in them a node needs 10 ms a unit, see `support`.
 
 mod blame;
+mod canary;
 mod chance;
 mod doubt;
 mod ending;

@@ -36,9 +36,9 @@ pub(crate) fn id(name: &str) -> NodeId {
 pub(crate) type Line<'a> = (u64, Input, &'a [&'a str]);
 
 /// The default rules without what needs ticks between the lines of a script, or chance: self-suspicion, jitter, hedges,
-/// pings of peers that gossip calls dead. Calls stay whole. Tests of these turn them on.
+/// pings of peers that gossip calls dead, canaries. Calls stay whole. Tests of these turn them on.
 pub(crate) fn plain_rules() -> Rules {
-    let mut rules = Rules { pulse: None, hedge: None, split: None, ..Rules::default() };
+    let mut rules = Rules { pulse: None, hedge: None, split: None, canary: None, ..Rules::default() };
     (rules.peers.gate.jitter_percent, rules.peers.panic_percent) = (0, 0);
     rules
 }
@@ -126,6 +126,7 @@ fn words(effect: &Effect) -> Option<String> {
             format!("finish {}: {} after {placements}", number(*job), outcome_words(outcome))
         }
         Effect::Measure => "measure".to_owned(),
+        Effect::Canary => "canary".to_owned(),
         Effect::Ping { peer } => format!("ping {peer}"),
         Effect::Publish { .. } => return None,
         Effect::StopAccepting => "stop accepting".to_owned(),

@@ -11,7 +11,7 @@ use shoal_core::id::{Attempt, BatchId, BootId, JobId, NodeId, RowRef};
 use shoal_core::lifecycle::Standing;
 use shoal_core::load::Report;
 use shoal_core::node::{
-    Arrival, Effect, Gauges, Input, Node, Outcome, Placed, Refusal, RowVerdict, Rules, Source, Verdict,
+    Arrival, CanaryVerdict, Effect, Gauges, Input, Node, Outcome, Placed, Refusal, RowVerdict, Rules, Source, Verdict,
 };
 use shoal_core::peers::{PeerFacts, Word};
 use shoal_core::prng::Prng;
@@ -218,12 +218,13 @@ impl Shoal {
             Effect::Finish { job, outcome, placements, .. } => self.finish(on, job, outcome, placements),
             Effect::Publish { report } => self.seats[on].published = Some(report),
             Effect::Measure => self.step(on, Input::Measured { units: 1, took: ROW }),
+            Effect::Canary => self.step(on, Input::Canary(CanaryVerdict::Passed)),
             Effect::Ping { peer } => {
                 let to = Self::seat_of(&peer);
                 let word = self.seats[to].up.as_mut().map(|node| node.report(self.now));
                 let input = match word {
                     Some(report) => Input::Heard { peer, word: Word { report: Some(report), rtt: None } },
-                    None => Input::PingFailed { peer },
+                    None => Input::PingFailed { peer, broke: true },
                 };
                 self.step(on, input);
             }

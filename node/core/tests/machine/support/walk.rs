@@ -61,6 +61,7 @@ impl Seen {
             "cut",
             "done in chunks",
             "chunk ended with its call",
+            "canary",
             "run",
             "forward",
             "second placement",
@@ -121,6 +122,7 @@ struct Walk {
     /// Jobs that ended or whose caller left.
     over: BTreeSet<JobId>,
     running: Vec<(BatchId, Vec<RowRef>)>,
+    canary_is_out: bool,
     slots: usize,
     /// Gossip is always believed, so that a forward to whom it calls dead is a fault.
     believes_gossip: bool,
@@ -181,7 +183,9 @@ impl Walk {
         };
         if seed.is_multiple_of(5) {
             rules.retry_budget = Some(RetryBudget(BudgetRules { percent: 0, per_second: 1 }));
-            rules.peers.breaker = Some(BreakerRules { request_volume: 2, ..BreakerRules::default() });
+        }
+        if seed % 5 < 2 {
+            rules.peers.breaker = Some(BreakerRules { request_volume: 1, ..BreakerRules::default() });
         }
         rules.route.policy = Policy::ALL[usize::try_from(seed).expect("a small seed") / 6 % Policy::ALL.len()];
         Self {
@@ -194,6 +198,7 @@ impl Walk {
             live: BTreeMap::new(),
             over: BTreeSet::new(),
             running: Vec::new(),
+            canary_is_out: false,
             slots: slots as usize,
             believes_gossip,
             members: BTreeMap::new(),
@@ -227,7 +232,7 @@ impl Walk {
             66..70 => Input::Left { job: self.any_job() },
             70..72 => Input::Heard { peer: self.any_peer(), word: self.any_word() },
             72..74 => Input::Called { peer: self.any_peer(), word: self.any_word() },
-            74..76 => Input::PingFailed { peer: self.any_peer() },
+            74..76 => Input::PingFailed { peer: self.any_peer(), broke: self.one_in(2) },
             76..82 => self.any_membership(),
             82 if self.one_in(2) => Input::Measured { units: 1, took: Micros::from_ms(self.chance.below(50) as u64) },
             83 if self.one_in(2) => Input::EngineReady { units: 1, took: Micros::from_ms(5) },
@@ -239,6 +244,7 @@ impl Walk {
                 memory: None,
             }),
             89 => Input::Owners(self.any_owners()),
+            90..92 => Input::Parted { peer: self.any_peer() },
             85 if self.one_in(6) => Input::Leave,
             _ => Input::Tick,
         }
@@ -425,6 +431,8 @@ impl Walk {
                 };
                 self.live.insert(*job, live);
             }
+            // A canary that was out when the engine was loaded anew is no longer waited for.
+            Input::Canary(_) | Input::EngineReady { .. } => self.canary_is_out = false,
             Input::BatchDone { batch, .. } | Input::BatchFailed { batch } => {
                 self.running.retain(|(running, _)| running != batch);
             }
@@ -491,6 +499,10 @@ impl Walk {
                 assert!(self.members.contains_key(peer), "{before}: {peer} is no member");
             }
             Effect::Measure => assert!(self.running.is_empty(), "{before}: the device is busy"),
+            Effect::Canary => {
+                self.seen.note("canary");
+                assert!(!std::mem::replace(&mut self.canary_is_out, true), "{before}: a second canary");
+            }
             Effect::Publish { .. } => {}
             Effect::StopAccepting => {
                 assert!(!std::mem::replace(&mut self.stopped, true), "{before}: said twice");
@@ -643,6 +655,9 @@ impl Walk {
         for _ in 0..10_000 {
             self.now = self.now + Micros::from_ms(10);
             let away = self.live.iter().find_map(|(&job, live)| live.away.first().cloned().map(|away| (job, away)));
+            if self.canary_is_out {
+                self.feed(Input::Canary(CanaryVerdict::Passed));
+            }
             let input = match (self.running.first().cloned(), away) {
                 (Some((batch, rows)), _) => {
                     Input::BatchDone { batch, took: Micros::from_ms(5), rows: vec![RowVerdict::Done; rows.len()] }

@@ -1,0 +1,52 @@
+//! What the canary says of this node's engine, told to people.
+//!
+//! Part of `shell`. Whether the engine is wedged, the machine decides; here that gets its words, in the log and in
+//! `/readyz?verbose`, `/status` and the answers to callers whom nobody can serve.
+//! Invariants: each change is told once; what is said of an engine that works again is nothing.
+
+use std::sync::Arc;
+
+use shoal_core::lifecycle::EngineState;
+use shoal_core::node::{CanaryVerdict, Input, Wedge};
+
+use super::{Shell, State};
+use crate::telemetry::VerdictLabel;
+
+/// What helps when the engine does not come back by itself.
+const MEND: &str = "callers are served by peers until it is right again; if it stays so, restart the node and look at \
+                    the device and its driver";
+
+impl Shell {
+    /// The canary ran; `fault` is what was wrong with its answer.
+    pub(super) fn on_canary(&self, fault: Option<String>) {
+        let verdict = if fault.is_none() { CanaryVerdict::Passed } else { CanaryVerdict::Failed };
+        let label = if fault.is_none() { VerdictLabel::PASSED } else { VerdictLabel::FAILED };
+        self.0.telemetry.canary_runs.get_or_create(&label).inc();
+        if let Some(fault) = fault {
+            self.0.canary_fault.store(Arc::new(fault));
+        }
+        let state = &mut *self.lock();
+        self.drive_locked(state, Input::Canary(verdict));
+        self.mind_wedge(state);
+    }
+
+    /// Tells people when the engine became wedged, is so for another reason, or is not any more.
+    pub(super) fn mind_wedge(&self, state: &mut State) {
+        let wedge = state.node.wedge();
+        if std::mem::replace(&mut state.wedge, wedge) == wedge {
+            return;
+        }
+        let message = match wedge {
+            Some(Wedge::Wrong) => format!("the canary failed: {}; {MEND}", self.0.canary_fault.load()),
+            Some(Wedge::Silent) => format!("the canary has no answer, the device hangs; {MEND}"),
+            None if state.node.engine() == EngineState::Ready => {
+                tracing::info!("the canary is right again: this node computes");
+                return self.0.engine_message.store(Arc::default());
+            }
+            // Its message is already there.
+            None => return,
+        };
+        tracing::error!("wedged: {message}");
+        self.0.engine_message.store(Arc::new(message));
+    }
+}
