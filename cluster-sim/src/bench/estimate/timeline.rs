@@ -1,7 +1,7 @@
 //! What one node did with its device and its callers' jobs, made from its recording.
 //!
-//! Part of `estimate`. A recording holds every event with its moment, so the device's timeline is exact: when each batch
-//! began and ended, what ran in it, and when each job joined the queue.
+//! Part of `estimate`. A recording holds every event with its moment, so the device's timeline is exact: when each
+//! batch began and ended, what ran in it, and when each job joined the queue.
 //! Invariants: all moments are of the clock of the one node; a recording with a gap, or with a job of several texts, is
 //! an error, because then the timeline would not be exact.
 
