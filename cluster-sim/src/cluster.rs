@@ -247,7 +247,7 @@ fn node_command(plan: &ClusterPlan, ports: &[NodePorts], index: usize, directory
     }
     if plan.record {
         flag("--record", recording(&data).into());
-        flag("--config", explaining(directory)?.into());
+        flag("--config", explaining(&data)?.into());
     }
     flag("--data-dir", data.into());
     flag("--threads", plan.threads_per_node.to_string().into());
@@ -266,9 +266,10 @@ fn recording(data: &Path) -> PathBuf {
     data.join("decisions.jsonl")
 }
 
-/// A configuration file that lets callers ask why: there is no flag for it.
-fn explaining(directory: &Path) -> Result<PathBuf> {
-    let file = directory.join("explain.toml");
+/// A configuration file that lets callers ask why: there is no flag for it. One a node, because another node may be
+/// reading its own at this moment.
+fn explaining(data: &Path) -> Result<PathBuf> {
+    let file = data.join("explain.toml");
     std::fs::write(&file, "[api]\nexplain = true\n").with_context(|| format!("writing {}", file.display()))?;
     Ok(file)
 }
