@@ -396,8 +396,8 @@ mod tests {
     #[test]
     fn three_nodes_at_their_bounds_meet_them_and_beyond_any_one_they_miss_it() {
         assert_eq!(judge(&options(), vec![size(3, |_| {})]).verdict, "goal met");
-        type Change = (&'static str, fn(&mut Size));
-        let changes: [Change; 7] = [
+        type Change = fn(&mut Size);
+        let changes: [(&str, Change); 7] = [
             ("percent of a core", |size| size.idle.cpu_percent.max = 2.1),
             ("kB of gossip", |size| size.idle.gossip_sent_kb_per_s.max = 15.1),
             ("resident MB", |size| size.idle.rss_mb.max = 60.1),

@@ -26,9 +26,9 @@ const WEIGHT_MAX: f64 = 0.25;
 const WEIGHT_ERROR: f64 = 0.05;
 /// The model does not fit when the mean of the last errors is so many standard errors above zero, or below it.
 ///
-/// Times are skewed: a few long batches by chance are common, a few short ones are not. With 4 in both directions a node
-/// of exponential times believed itself slow once in 25,000 batches, and handed on all its work for a second or two; with
-/// 5 once in a million. Downwards it never happened in a hundred million.
+/// Times are skewed: a few long batches by chance are common, a few short ones are not. With 4 in both directions a
+/// node of exponential times believed itself slow once in 25,000 batches, and handed on all its work for a second or
+/// two; with 5 once in a million. Downwards it never happened in a hundred million.
 const DRIFT_SIGMAS_ABOVE: f64 = 5.0;
 const DRIFT_SIGMAS_BELOW: f64 = 4.0;
 /// Pull of the slope towards "no fixed part", relative to the squared mean size. It decides while all batches have one

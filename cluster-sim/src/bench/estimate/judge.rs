@@ -1,11 +1,11 @@
 //! What each estimate was worth: against what happened, and against what would have happened at the node itself.
 //!
 //! Part of `estimate`. Works on the timelines of all nodes.
-//! The second question needs a past that was not: where would the job have been done had it stayed? The node's own
-//! timeline answers it nearly exactly, because the job would have been the last in the queue: nothing that ran before it
-//! changes. It would have started with the batch that took the last of the jobs before it, if there was room, else with
-//! the next one. What chance makes of one batch is taken out of both sides: the job's own batch counts with the mean
-//! time of a batch of its size, there and here.
+//! The second question needs a past that was not: when would the job have been done had it stayed? The node's own
+//! timeline answers it nearly exactly, because the job would have been the last in the queue: nothing that ran before
+//! it changes. It would have started with the batch that took the last of the jobs before it, if there was room, else
+//! with the next one. What chance makes of one batch is taken out of both sides: the job's own batch counts with the
+//! mean time of a batch of its size, there and here.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -225,7 +225,6 @@ mod tests {
             queued: queued.iter().map(|&(job, ms)| (JobId(job), at(ms))).collect(),
             answered: Vec::new(),
             taken: Vec::new(),
-            failed: 0,
         }
     }
 

@@ -1,9 +1,9 @@
 //! What one node did with its device and its callers' jobs, made from its recording.
 //!
-//! Part of `estimate`. A recording holds every event with its moment, so the device's timeline is exact: when each batch
-//! began and ended, what ran in it, and when each job joined the queue.
-//! Invariants: all moments are of the clock of the one node; a recording with a gap, or with a job of several texts, is
-//! an error, because then the timeline would not be exact.
+//! Part of `estimate`. A recording holds every event with its moment, so the device's timeline is exact: when each
+//! batch began and ended, what ran in it, and when each job joined the queue.
+//! Invariants: all moments are of the clock of the one node; a recording with a gap, with a job of several texts or with
+//! one that does not say why it went where it went, is an error: nothing is left out without a word.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -32,8 +32,6 @@ pub(super) struct Timeline {
     pub(super) answered: Vec<Answered>,
     /// Jobs of peers.
     pub(super) taken: Vec<Taken>,
-    /// Jobs of callers that ended without an answer.
-    pub(super) failed: u64,
 }
 
 /// The device was taken.
@@ -103,7 +101,9 @@ fn from_lines(mut lines: impl BufRead) -> Result<Timeline> {
             (Some(_), _) => {}
         }
     }
-    Ok(builder.context("is empty")?.timeline)
+    let Builder { timeline, unexplained, .. } = builder.context("is empty")?;
+    ensure!(unexplained == 0, "{unexplained} jobs do not say why they went where they went: is `api.explain` on?");
+    Ok(timeline)
 }
 
 struct Builder {
@@ -111,6 +111,7 @@ struct Builder {
     open: BTreeMap<JobId, (MonoTime, Vec<Forward>)>,
     running: BTreeMap<BatchId, Batch>,
     measuring: Option<MonoTime>,
+    unexplained: u64,
 }
 
 impl Builder {
@@ -122,9 +123,8 @@ impl Builder {
             queued: BTreeMap::new(),
             answered: Vec::new(),
             taken: Vec::new(),
-            failed: 0,
         };
-        Self { timeline, open: BTreeMap::new(), running: BTreeMap::new(), measuring: None }
+        Self { timeline, open: BTreeMap::new(), running: BTreeMap::new(), measuring: None, unexplained: 0 }
     }
 
     fn step(&mut self, at: MonoTime, input: Input, effects: Vec<Effect>) -> Result<()> {
@@ -168,8 +168,8 @@ impl Builder {
             }
             Effect::Finish { job, outcome, explanation, .. } => {
                 let Some((arrived, forwards)) = self.open.remove(&job) else { return };
-                let Outcome::Done { placed } = outcome else { return self.timeline.failed += 1 };
-                let decisions = explanation.map(|told| told.decisions).unwrap_or_default();
+                let Outcome::Done { placed } = outcome else { return };
+                let Some(decisions) = explanation.map(|told| told.decisions) else { return self.unexplained += 1 };
                 for decision in decisions.iter().filter(|decision| decision.chosen == self.timeline.node) {
                     self.timeline.queued.insert(job, arrived + decision.at);
                 }
@@ -228,7 +228,8 @@ mod tests {
     fn batches_looks_and_jobs_get_their_moments() {
         let row = |job| shoal_core::id::RowRef { job: JobId(job), row: 0 };
         let done = Outcome::Done { placed: Placed::Here };
-        let finish = Effect::Finish { job: JobId(1), outcome: done, placements: 1, explanation: None };
+        let explanation = Some(Box::default());
+        let finish = Effect::Finish { job: JobId(1), outcome: done, placements: 1, explanation };
         let run = Effect::Run { batch: BatchId(1), rows: vec![row(1)] };
         let verdicts = vec![shoal_core::node::RowVerdict::Done];
         let batch_done = Input::BatchDone { batch: BatchId(1), took: Micros::new(50), rows: verdicts };
@@ -256,7 +257,10 @@ mod tests {
     #[test]
     fn what_makes_no_exact_timeline_is_refused() {
         let gap = json!({"gap": {"dropped": 3}});
+        let placed = Outcome::Done { placed: Placed::Here };
+        let finish = Effect::Finish { job: JobId(1), outcome: placed, placements: 1, explanation: None };
         for (entries, expected) in [
+            (vec![step(1, &arrival(1, Source::Caller, 1), &[finish])], "1 jobs do not say why"),
             (vec![gap], "3 entries are missing"),
             (vec![step(1, &arrival(1, Source::Caller, 2), &[])], "a job of 2 texts"),
             (vec![json!({"nonsense": 1})], "line 2 is no entry"),
