@@ -59,7 +59,7 @@ fn assert_found_in_some(plan: impl Fn(u64) -> Plan, bug: Sabotage, invariant: &s
         let broken = outcome(Plan { sabotage: Some(bug), ..plan(*seed) }).broken;
         broken.is_some_and(|failure| failure.broken.invariant == invariant)
     };
-    assert!((1..=12).any(|seed| is_found(&seed)), "{bug:?} was not found");
+    assert!((1..=40).any(|seed| is_found(&seed)), "{bug:?} was not found");
 }
 
 #[test]
@@ -184,7 +184,9 @@ fn i8_a_dead_node_that_gossip_never_calls_dead_is_found() {
 
 #[test]
 fn i9_a_draining_node_that_is_offered_work_is_found() {
-    assert_found(with_fault(short(1, 0.7), 4.0, 2.0, Fault::Terminate(3)), Sabotage::HideDraining, "I9");
+    // Between half a second after the signal and its end it has to be offered something: nine of ten plans do that.
+    let plan = |seed| with_fault(short(seed, 0.7), 4.0, 2.0, Fault::Terminate(3));
+    assert_found_in_some(plan, Sabotage::HideDraining, "I9");
 }
 
 #[test]

@@ -2,8 +2,8 @@
 //!
 //! Part of `estimate`. A recording holds every event with its moment, so the device's timeline is exact: when each
 //! batch began and ended, what ran in it, and when each job joined the queue.
-//! Invariants: all moments are of the clock of the one node; a recording with a gap, with a job of several texts or with
-//! one that does not say why it went where it went, is an error: nothing is left out without a word.
+//! Invariants: all moments are of the clock of the one node; a recording with a gap, with a job of several texts or
+//! with one that does not say why it went where it went, is an error: nothing is left out without a word.
 
 use std::collections::BTreeMap;
 use std::fs::File;
