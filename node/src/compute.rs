@@ -20,6 +20,10 @@ use golden::{CANARY_TEXT, Golden};
 
 /// Lower than the listeners, higher than idle work.
 const PRIORITY_NICE: i32 = 5;
+/// Rows of the last inference of the warm-up.
+const WARM_UP_ROWS: usize = 8;
+/// Where one row takes longer, that one is left out: nobody should wait seconds for it.
+const WARM_UP_ROW_MAX: Duration = Duration::from_millis(500);
 
 /// One text of a batch.
 #[derive(Clone, Debug)]
@@ -36,7 +40,13 @@ pub struct Row {
 #[derive(Debug)]
 pub enum ComputeEvent {
     /// The model is loaded and its first inference worked.
-    Ready { card: Card, units: u64, took: Duration },
+    Ready {
+        card: Card,
+        units: u64,
+        took: Duration,
+        /// The same of a batch of several rows; `None` where one row takes so long that this was left out.
+        several: Option<(u64, Duration)>,
+    },
     /// The model could not be loaded. The thread is gone.
     LoadFailed { message: String },
     /// The inference that was asked for by [`Compute::measure`] worked.
@@ -123,10 +133,11 @@ fn own_device(
     let _ = rustix::process::setpriority_process(Some(own_thread()), PRIORITY_NICE);
     let load = || load().map_err(|fault| fault.to_string()).and_then(|engine| warm_up(engine, golden));
     let (mut engine, golden) = match guarded(load) {
-        Ok((engine, golden, took)) => {
+        Ok(Warm { engine, golden, fastest: took, several }) => {
             let card = engine.card().clone();
             let units = canary_units(&card);
-            tell(ComputeEvent::Ready { card, units, took });
+            let several = several.map(|took| (units * WARM_UP_ROWS as u64, took));
+            tell(ComputeEvent::Ready { card, units, took, several });
             (engine, golden)
         }
         Err(message) => return tell(ComputeEvent::LoadFailed { message }),
@@ -177,7 +188,10 @@ fn canary_units(card: &Card) -> u64 {
 
 /// The first inference also pays for pages and threads; of the next three the fastest counts, because what slows one
 /// down, such as other nodes that start beside this one, is not the device. All of them are canaries.
-fn warm_up(mut engine: Box<dyn Engine>, golden: Option<&Path>) -> Result<(Box<dyn Engine>, Golden, Duration), String> {
+///
+/// The last one is a batch of several rows, so that the node knows from the start what a larger batch costs: on a device
+/// that takes long whatever the size, as GPUs do, callers would else be refused until it has learned that.
+fn warm_up(mut engine: Box<dyn Engine>, golden: Option<&Path>) -> Result<Warm, String> {
     let first_failed = |fault: &dyn std::fmt::Display| format!("the first inference failed: {fault}");
     let (values, _) = infer_once(engine.as_mut()).map_err(|fault| first_failed(&fault))?;
     let mut fastest = Duration::MAX;
@@ -187,7 +201,27 @@ fn warm_up(mut engine: Box<dyn Engine>, golden: Option<&Path>) -> Result<(Box<dy
         fastest = fastest.min(took);
     }
     let golden = Golden::settle(golden, engine.card(), values).map_err(|fault| first_failed(&fault))?;
-    Ok((engine, golden, fastest))
+    let mut several = None;
+    if fastest <= WARM_UP_ROW_MAX {
+        let input = InputText { text: CANARY_TEXT, options: EmbedOptions::default() };
+        let start = Instant::now();
+        let rows = engine.run(&[input; WARM_UP_ROWS]).map_err(|fault| first_failed(&fault))?;
+        several = Some(start.elapsed());
+        if let Some(fault) = rows.iter().find_map(|row| row.as_ref().err()) {
+            return Err(first_failed(fault));
+        }
+    }
+    Ok(Warm { engine, golden, fastest, several })
+}
+
+/// An engine whose first inferences worked.
+struct Warm {
+    engine: Box<dyn Engine>,
+    golden: Golden,
+    /// Of one row.
+    fastest: Duration,
+    /// Of [`WARM_UP_ROWS`] rows.
+    several: Option<Duration>,
 }
 
 /// The canary's vector, and how long it took.

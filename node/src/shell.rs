@@ -230,10 +230,13 @@ impl Shell {
     /// Hears the device's thread.
     pub fn on_compute(&self, event: ComputeEvent) {
         match event {
-            ComputeEvent::Ready { card, units, took } => {
+            ComputeEvent::Ready { card, units, took, several } => {
                 tracing::info!(model = %card.name, revision = %card.revision, stand_in = card.stand_in, ?took, "ready");
                 self.on_loaded(card);
                 self.drive(Input::EngineReady { units, took: micros(took) });
+                if let Some((units, took)) = several {
+                    self.drive(Input::WarmedUp { units, took: micros(took) });
+                }
             }
             ComputeEvent::Measured { units, took } => self.drive(Input::Measured { units, took: micros(took) }),
             ComputeEvent::Canary { fault } => self.on_canary(fault),

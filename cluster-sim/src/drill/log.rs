@@ -39,7 +39,8 @@ fn read_log(log: &Path, epoch_unix_us: u64, told: &mut Told) -> Result<()> {
         // What was written before the load began is of the start.
         let Some(at_us) = unix_us.checked_sub(epoch_unix_us) else { continue };
         let Some(peer) = field(rest, "peer") else { continue };
-        if rest.contains(": a forward broke ") {
+        // What could not even be sent was at no node.
+        if rest.contains(": a forward broke ") && rest.contains("fault=the connection broke") {
             told.broke.push((at_us, peer.to_owned()));
         } else if rest.contains(": peer peer=") && field(rest, "alive") == Some("false") {
             told.called_dead.push((at_us, peer.to_owned()));
@@ -106,7 +107,8 @@ mod tests {
 1970-01-01T00:00:10.000000Z  INFO shoal::shell: peer peer=node-2 alive=true engine=ready peer_addr=127.0.0.1:1
 1970-01-01T00:00:11.000000Z  INFO shoal::shell: peer peer=node-2 alive=false engine=ready peer_addr=127.0.0.1:1
 nonsense
-1970-01-01T00:00:12.000000Z DEBUG shoal::shell::effects: a forward broke peer=node-3 fault=no connection request=r
+1970-01-01T00:00:12.000000Z DEBUG shoal::shell::effects: a forward broke peer=node-3 fault=the connection broke: reset request=r
+1970-01-01T00:00:12.500000Z DEBUG shoal::shell::effects: a forward broke peer=node-3 fault=no connection: refused request=r
 1970-01-01T00:00:13.000000Z DEBUG shoal::shell::effects: something else peer=node-3
 ";
         std::fs::write(&log, text.replace("00:00:10.000000Z", "00:00:08.999999Z").replace("alive=true", "alive=false"))

@@ -263,8 +263,9 @@ impl Blame {
 fn guilt(evidence: &Evidence, record: &Record) -> Guilt {
     let door = match record.outcome {
         Outcome::Answered(_) => return Guilt::Nobody,
-        // It is the request's own fault, and told so; a lost connection or a refusal would not be.
-        Outcome::Failed { ref what, .. } if record.poisoned && what.starts_with("status 5") => return Guilt::Nobody,
+        // It is the request's own fault, and told so by the status that its dialect has for a model that failed; a lost
+        // connection or a refusal would not be.
+        Outcome::Failed { ref what, .. } if record.poisoned && what.starts_with("status 424:") => return Guilt::Nobody,
         Outcome::Refused { .. } if evidence.setting.may_refuse => return Guilt::Nobody,
         Outcome::Refused { door, .. } | Outcome::Failed { door, .. } => door,
     };

@@ -103,6 +103,9 @@ struct Long {
     rounds: Option<u32>,
     engine: Option<String>,
     rate_per_s: Option<f64>,
+    /// Beside those of a short run.
+    #[serde(default)]
+    settings: BTreeMap<String, Value>,
 }
 
 /// One thing to do or to wait for. Every wait has a limit.
@@ -303,7 +306,8 @@ fn read_file(file: &Path) -> Result<String> {
 fn parse(text: &str, long: bool) -> Result<Scenario> {
     let mut scenario: Scenario = toml::from_str(text)?;
     if long {
-        let Long { rounds, engine, rate_per_s } = scenario.long.clone();
+        let Long { rounds, engine, rate_per_s, settings } = scenario.long.clone();
+        scenario.settings.extend(settings);
         scenario.rounds = rounds.unwrap_or(scenario.rounds);
         scenario.engine = engine.unwrap_or(scenario.engine);
         if rate_per_s.is_some() {

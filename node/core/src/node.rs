@@ -267,6 +267,7 @@ impl Node {
             Input::Probed(device) => self.device = device,
             Input::Pulse { late } => self.on_pulse(now, late),
             Input::Canary(verdict) => self.on_canary(now, verdict, effects),
+            Input::WarmedUp { units, took } => self.learn_cost(now, now, units, took),
             Input::Measured { units, took } => self.on_measured(now, units, took),
             Input::EngineReady { units, took } => {
                 self.engine = EngineState::Ready;

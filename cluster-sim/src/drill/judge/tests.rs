@@ -176,12 +176,15 @@ fn a_lost_connection_is_excused_only_at_the_victims_door_while_it_was_down() {
 fn a_poisoned_request_has_to_fail_by_an_answer_that_says_so() {
     let poisoned = |record| Record { poisoned: true, ..record };
     let of = |record| verdict(FaultKind::Engine, vec![self::record(0, 9_000, 9_020), poisoned(record)]);
-    let (told, judgement) = of(failed(0, 10_010));
+    let outcome = Outcome::Failed { door: 0, what: "status 424: the model failed".to_owned() };
+    let (told, judgement) = of(Record { outcome, ..failed(0, 10_010) });
     assert_eq!((told, judgement.failed, judgement.poisoned), (Verdict::Passed, 0, 1));
     let (answered, _) = of(record(0, 10_000, 10_010));
     assert_eq!(answered, Verdict::Failed);
-    let (refused, judgement) = of(refused(0, 10_010));
-    assert_eq!((refused, judgement.failed), (Verdict::Failed, 1));
+    for other in [refused(0, 10_010), failed(0, 10_010)] {
+        let (told, judgement) = of(other);
+        assert_eq!((told, judgement.failed), (Verdict::Failed, 1));
+    }
 }
 
 #[test]

@@ -227,6 +227,13 @@ pub enum Input {
         /// Its time.
         took: Micros,
     },
+    /// While the model warmed up, a batch of several rows ran too.
+    WarmedUp {
+        /// Units of the batch.
+        units: u64,
+        /// Its time.
+        took: Micros,
+    },
     /// The measurement that was asked for by [`Effect::Measure`] is done.
     Measured {
         /// Units that ran.

@@ -232,3 +232,18 @@ fn an_estimate_counts_what_runs_and_what_waits_and_there_is_none_without_an_engi
     stage.feed(2, callers(2, &[3], DEADLINE_MS));
     assert_eq!(stage.node.estimate(ms(12), &[1]), Some(Micros::from_ms(40 + 30 + 10)));
 }
+
+#[test]
+fn a_batch_of_several_rows_in_the_warm_up_tells_what_a_larger_batch_costs() {
+    // A device that takes 400 ms whatever the size.
+    let took = Micros::from_ms(400);
+    let cost_of_64 = |inputs: Vec<Input>| {
+        let mut stage = Stage::starting(&[]);
+        inputs.into_iter().for_each(|input| drop(stage.feed(0, input)));
+        stage.node.report(ms(1)).cost.of(64, 1)
+    };
+    let ready = || Input::EngineReady { units: 1, took };
+    assert_eq!(cost_of_64(vec![ready()]), took.times(64));
+    let told = cost_of_64(vec![ready(), Input::WarmedUp { units: 8, took }]);
+    assert!(told < took.times(2), "{told:?}");
+}
