@@ -61,6 +61,7 @@ impl NodeOptions {
             model: None,
             engine,
             threads_per_node,
+            settings: Vec::new(),
             directory,
         })
     }

@@ -27,6 +27,8 @@ pub(crate) struct NodeCommand {
     pub(crate) node_id: String,
     pub(crate) program: PathBuf,
     pub(crate) arguments: Vec<OsString>,
+    /// Beside what this process has itself.
+    pub(crate) environment: Vec<(String, String)>,
     pub(crate) api: SocketAddr,
     pub(crate) log: PathBuf,
 }
@@ -149,6 +151,7 @@ fn spawn(command: &NodeCommand) -> Result<Child> {
     let log_too = log.try_clone().context("sharing the log between both outputs")?;
     Command::new(&command.program)
         .args(&command.arguments)
+        .envs(command.environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::piped())
         .stdout(Stdio::from(log))
         .stderr(Stdio::from(log_too))
@@ -184,6 +187,7 @@ mod tests {
             node_id: "node-1".to_owned(),
             program: "/bin/sh".into(),
             arguments: vec!["-c".into(), script.into()],
+            environment: Vec::new(),
             api: SocketAddr::from(([127, 0, 0, 1], 1)),
             log: directory.path().join("node-1.log"),
         })
