@@ -2,11 +2,14 @@
 //!
 //! For `main`. One module a benchmark; each says its method and its goal.
 
+mod closed;
 mod estimate;
+mod hop;
 mod scale;
 mod skew;
 mod split;
 mod step;
+mod tail;
 mod usage;
 
 use std::process::ExitCode;
@@ -16,10 +19,12 @@ use anyhow::Result;
 #[derive(Clone, Debug, clap::Subcommand)]
 pub(crate) enum Bench {
     Estimate(estimate::Options),
+    Hop(hop::Options),
     Scale(scale::Options),
     Skew(skew::Options),
     Split(split::Options),
     Step(step::Options),
+    Tail(tail::Options),
 }
 
 /// # Errors
@@ -27,9 +32,11 @@ pub(crate) enum Bench {
 pub(crate) async fn run(bench: Bench) -> Result<ExitCode> {
     match bench {
         Bench::Estimate(options) => estimate::run(options).await,
+        Bench::Hop(options) => hop::run(options).await,
         Bench::Scale(options) => scale::run(options).await,
         Bench::Skew(options) => skew::run(options).await,
         Bench::Split(options) => split::run(options).await,
         Bench::Step(options) => step::run(&options),
+        Bench::Tail(options) => tail::run(options).await,
     }
 }

@@ -1,6 +1,7 @@
 //! A real shoal on loopback: it starts the node processes, waits until they see each other, and ends them.
 //!
-//! For `up`, the drills and the benchmarks. A node is the `shoal` binary, started with flags only.
+//! For `up`, the drills and the benchmarks. A node is the `shoal` binary, started with flags, and with
+//! environment variables for the keys that a plan sets.
 //! Invariants: everything that was started is ended, also when this value is dropped half-way; the directory made
 //! for a run is removed only when the caller says that all went well, so the logs of another run are still there.
 //! Not here: load (`load`), faults and verdicts (`drill`).
@@ -44,9 +45,9 @@ pub(crate) struct ClusterPlan {
     /// Engine of every node, as `shoal serve --engine` takes it; `None` = the node's own default.
     pub(crate) engine: Option<String>,
     pub(crate) threads_per_node: usize,
-    /// Settings of every node: names of environment variables and their values.
-    pub(crate) environment: Vec<(String, String)>,
-    /// What the nodes write into their logs, as `shoal serve --log-level` takes it.
+    /// Keys of the nodes' configuration that differ from their defaults, beside what the flags say.
+    pub(crate) settings: Vec<Setting>,
+    /// What the nodes write into their logs, as a filter; see `log.level`.
     pub(crate) log_level: String,
     /// Nodes, counted from 0, that are to be started later.
     pub(crate) late: Vec<usize>,
@@ -61,6 +62,45 @@ pub(crate) struct ClusterPlan {
     /// Gives every node a network namespace of its own, instead of a proxy and of `base_port`; see
     /// [`Cluster::namespaces`].
     pub(crate) in_namespaces: bool,
+}
+
+/// One key of the configuration of all nodes, or of one.
+#[derive(Clone, Debug)]
+pub(crate) struct Setting {
+    /// Index of the node; `None` = all.
+    pub(crate) node: Option<usize>,
+    /// As in a file: `section.name`.
+    pub(crate) key: String,
+    pub(crate) value: String,
+}
+
+impl Setting {
+    pub(crate) fn of_all(key: &str, value: impl ToString) -> Self {
+        Self { node: None, key: key.to_owned(), value: value.to_string() }
+    }
+
+    pub(crate) fn of_node(index: usize, key: &str, value: impl ToString) -> Self {
+        Self { node: Some(index), key: key.to_owned(), value: value.to_string() }
+    }
+
+    /// The environment variable that carries it: `node.weight` is `SHOAL__NODE__WEIGHT`.
+    fn variable(&self) -> String {
+        format!("SHOAL__{}", self.key.replace('.', "__").to_uppercase())
+    }
+}
+
+impl ClusterPlan {
+    /// Whether the binary has a key of that name, by its own word: one of another version may not.
+    ///
+    /// # Errors
+    /// The binary cannot be asked, or says something else than its configuration.
+    pub(crate) fn knows(&self, key: &str) -> Result<bool> {
+        let asked = std::process::Command::new(&self.shoal).args(["config", "print", "--json"]).output();
+        let asked = asked.with_context(|| format!("asking {} for its configuration", self.shoal.display()))?;
+        let printed: serde_json::Value = serde_json::from_slice(&asked.stdout)
+            .with_context(|| format!("`{} config print --json` printed no JSON", self.shoal.display()))?;
+        Ok(printed.pointer(&format!("/{}", key.replace('.', "/"))).is_some())
+    }
 }
 
 /// The running shoal.
@@ -309,7 +349,6 @@ fn node_command(plan: &ClusterPlan, ports: &[NodePorts], index: usize, directory
     }
     flag("--data-dir", data.into());
     flag("--threads", plan.threads_per_node.to_string().into());
-    flag("--log-level", plan.log_level.clone().into());
     if !plan.cache {
         flag("--cache-bytes-max", "0".into());
     }
@@ -319,19 +358,37 @@ fn node_command(plan: &ClusterPlan, ports: &[NodePorts], index: usize, directory
     if let Some(engine) = &plan.engine {
         flag("--engine", engine.into());
     }
+    let mut environment = vec![("SHOAL__LOG__LEVEL".to_owned(), plan.log_level.clone())];
+    // Those of one node after those of all, because the later one of two holds.
+    for of_one in [false, true] {
+        let meant = |setting: &&Setting| setting.node == of_one.then_some(index);
+        environment.extend(plan.settings.iter().filter(meant).map(|it| (it.variable(), it.value.clone())));
+    }
     let log = directory.join(format!("{node_id}.log"));
-    let (program, mut environment) = (plan.shoal.clone(), plan.environment.clone());
     if plan.record {
         environment.push(("SHOAL__API__EXPLAIN".to_owned(), "true".to_owned()));
     }
-    Ok(NodeCommand { node_id, program, arguments, environment, api: own.api, log })
+    Ok(NodeCommand { node_id, program: plan.shoal.clone(), arguments, environment, api: own.api, log })
 }
 
 fn recording(data: &Path) -> PathBuf {
     data.join("decisions.jsonl")
 }
 
-fn make_private_directory(directory: &Path) -> Result<()> {
+/// Addresses on loopback that were free a moment ago, for what listens beside the nodes.
+///
+/// # Errors
+/// Too many candidates in a row are in use.
+pub(crate) fn free_addresses(count: u16) -> Result<Vec<SocketAddr>> {
+    let ports = ports::free(count, &mut Pcg64Mcg::seed_from_u64(entropy()))?;
+    Ok(ports.into_iter().map(|free| free.api).collect())
+}
+
+/// Makes a directory that only this user can look into, and what is above it.
+///
+/// # Errors
+/// The directory cannot be made; the text names it.
+pub(crate) fn make_private_directory(directory: &Path) -> Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new()
         .recursive(true)
@@ -362,9 +419,8 @@ mod tests {
                 let node_id = format!("node-{}", index + 1);
                 let log = directory.join(format!("{node_id}.log"));
                 let arguments = vec!["-c".into(), script.into()];
-                let (program, environment) = ("/bin/sh".into(), Vec::new());
-                let mut node =
-                    NodeProcess::prepare(NodeCommand { node_id, program, arguments, environment, api: own.api, log });
+                let (program, environment, api) = ("/bin/sh".into(), Vec::new(), own.api);
+                let mut node = NodeProcess::prepare(NodeCommand { node_id, program, arguments, environment, api, log });
                 node.start().unwrap();
                 node
             };
@@ -389,7 +445,11 @@ mod tests {
             model: None,
             engine: Some("synthetic:1ms".to_owned()),
             threads_per_node: 1,
-            environment: Vec::new(),
+            settings: vec![
+                Setting::of_node(1, "node.weight", 0),
+                Setting::of_node(2, "node.weight", 50),
+                Setting::of_all("node.weight", 200),
+            ],
             log_level: "info".to_owned(),
             late: Vec::new(),
             directory: None,
@@ -406,6 +466,17 @@ mod tests {
         let command = node_command(&plan(), ports, 1, directory.path()).unwrap();
         let words: Vec<String> = command.arguments.iter().map(|word| word.to_string_lossy().into_owned()).collect();
         words.windows(2).filter(|pair| pair[0] == flag).map(|pair| pair[1].clone()).collect()
+    }
+
+    #[test]
+    fn settings_of_one_node_come_after_those_of_all() {
+        let ports = ports::free(3, &mut Pcg64Mcg::seed_from_u64(5)).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let command = node_command(&plan(), &ports, 1, directory.path()).unwrap();
+        let variables: Vec<_> =
+            command.environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let weights = [("SHOAL__NODE__WEIGHT", "200"), ("SHOAL__NODE__WEIGHT", "0")];
+        assert_eq!(variables[1..], weights, "of all first, the node's own last, nothing of others");
     }
 
     #[test]

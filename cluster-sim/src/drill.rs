@@ -102,7 +102,7 @@ pub(crate) async fn run(options: Options) -> Result<ExitCode> {
 
 async fn one(options: &Options, name: &str, scenario: &Scenario, report: Report) -> Result<Judgement> {
     let mut plan = options.plan.plan(scenario.nodes, private_cluster_name(), Some(scenario.engine.clone()))?;
-    plan.environment = scenario.environment();
+    plan.settings = scenario.settings();
     plan.late = scenario.late.iter().map(|&node| usize::from(node) - 1).collect();
     plan.in_namespaces = scenario.network == Network::Namespaces;
     plan.proxy_seed = scenario.has_links().then_some(options.seed);

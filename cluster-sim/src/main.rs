@@ -3,6 +3,7 @@
 //! For people and for CI. Exit code 0 = all is well; 1 = a drill or a goal failed, or the run could not be made (the
 //! reason is on standard error); 2 = wrong usage; 3 = a drill proved nothing; 130 = interrupted.
 
+mod balancer;
 mod bench;
 mod cluster;
 mod drill;
@@ -11,6 +12,7 @@ mod http;
 mod load;
 mod options;
 mod probe;
+mod process_time;
 mod replay;
 mod report;
 #[cfg(test)]

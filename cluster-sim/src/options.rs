@@ -86,7 +86,7 @@ impl PlanOptions {
             model: None,
             engine,
             threads_per_node,
-            environment: Vec::new(),
+            settings: Vec::new(),
             log_level: "info".to_owned(),
             late: Vec::new(),
             directory,

@@ -11,6 +11,11 @@ use shoal::models::{self, ModelError, Progress};
 use shoal::serve::{self, RunOptions};
 use shoal::status;
 
+/// Every request makes and frees some hundred small values, often on another thread than the one that made them: with
+/// the system's allocator a forward costs a fifth more CPU.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Exit code of a node that cannot answer.
 const UNHEALTHY: u8 = 3;
 

@@ -254,43 +254,53 @@ impl AnswerDecoder {
         Self { buffer: BytesMut::new(), rows: Vec::new(), end: None, bytes_max, rows_max }
     }
 
-    /// Takes the next piece.
+    /// Takes the next piece. What is whole within it is not copied.
     ///
     /// # Errors
     /// [`WireError`]: the answer is garbled and nothing of it counts.
-    pub fn push(&mut self, piece: &[u8]) -> Result<(), WireError> {
-        self.buffer.extend_from_slice(piece);
-        while let Some(message) = self.next_message()? {
-            let part = AnswerPart::decode(message).map_err(|fault| WireError::Decode(fault.to_string()))?;
-            if self.end.is_some() {
-                return Err(WireError::Inconsistent("a message after the end"));
+    pub fn push(&mut self, mut piece: Bytes) -> Result<(), WireError> {
+        if self.buffer.is_empty() {
+            while let Some((delimiter, length)) = self.next_message(&piece)? {
+                piece.advance(delimiter);
+                self.take(piece.split_to(length))?;
             }
-            if let Some(rows) = part.rows {
-                self.take_rows(&rows)?;
-            }
-            self.end = part.end;
+            self.buffer.extend_from_slice(&piece);
+            return Ok(());
+        }
+        self.buffer.extend_from_slice(&piece);
+        while let Some((delimiter, length)) = self.next_message(&self.buffer)? {
+            self.buffer.advance(delimiter);
+            let message = self.buffer.split_to(length).freeze();
+            self.take(message)?;
         }
         Ok(())
     }
 
-    fn next_message(&mut self) -> Result<Option<Bytes>, WireError> {
-        let mut peek = &self.buffer[..];
-        let before = peek.len();
+    /// The bytes of the delimiter and of the message that `bytes` begins with, when all of it is there.
+    fn next_message(&self, bytes: &[u8]) -> Result<Option<(usize, usize)>, WireError> {
+        let mut peek = bytes;
         let length = match prost::decode_length_delimiter(&mut peek) {
             Ok(length) => length,
             // A delimiter has at most ten bytes; fewer may be the start of one.
-            Err(_) if before < 10 => return Ok(None),
+            Err(_) if bytes.len() < 10 => return Ok(None),
             Err(fault) => return Err(WireError::Decode(fault.to_string())),
         };
         if self.bytes_max < length {
             return Err(WireError::TooLong { bytes: length as u64, bytes_max: self.bytes_max });
         }
-        let delimiter = before - peek.len();
-        if self.buffer.len() < delimiter + length {
-            return Ok(None);
+        Ok((length <= peek.len()).then_some((bytes.len() - peek.len(), length)))
+    }
+
+    fn take(&mut self, message: Bytes) -> Result<(), WireError> {
+        let part = AnswerPart::decode(message).map_err(|fault| WireError::Decode(fault.to_string()))?;
+        if self.end.is_some() {
+            return Err(WireError::Inconsistent("a message after the end"));
         }
-        self.buffer.advance(delimiter);
-        Ok(Some(self.buffer.split_to(length).freeze()))
+        if let Some(rows) = part.rows {
+            self.take_rows(&rows)?;
+        }
+        self.end = part.end;
+        Ok(())
     }
 
     fn take_rows(&mut self, rows: &Rows) -> Result<(), WireError> {

@@ -29,7 +29,7 @@ pub(crate) struct NodeCommand {
     pub(crate) node_id: String,
     pub(crate) program: PathBuf,
     pub(crate) arguments: Vec<OsString>,
-    /// Beside what this process has.
+    /// Beside what this process has itself.
     pub(crate) environment: Vec<(String, String)>,
     pub(crate) api: SocketAddr,
     pub(crate) log: PathBuf,

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::measures::Measure;
+use crate::cluster::Setting;
 use crate::options::capacity_per_s;
 
 /// Largest scenario file that is read.
@@ -37,7 +38,7 @@ pub(crate) struct Scenario {
     pub(crate) late: Vec<u16>,
     /// Settings of every node: the key of the configuration file and its value.
     #[serde(default)]
-    pub(crate) settings: BTreeMap<String, Value>,
+    settings: BTreeMap<String, Value>,
     pub(crate) load: LoadSpec,
     #[serde(default)]
     pub(crate) before: Vec<Step>,
@@ -399,15 +400,14 @@ impl Scenario {
         self.load.may_refuse
     }
 
-    /// The settings as environment variables of a node.
-    pub(crate) fn environment(&self) -> Vec<(String, String)> {
-        let name = |key: &str| format!("SHOAL__{}", key.replace('.', "__").to_uppercase());
-        let text = |value: &Value| match value {
-            Value::Whole(value) => value.to_string(),
-            Value::Switch(value) => value.to_string(),
-            Value::Text(value) => value.clone(),
+    /// The settings of every node.
+    pub(crate) fn settings(&self) -> Vec<Setting> {
+        let setting = |(key, value): (&String, &Value)| match value {
+            Value::Whole(value) => Setting::of_all(key, value),
+            Value::Switch(value) => Setting::of_all(key, value),
+            Value::Text(value) => Setting::of_all(key, value),
         };
-        self.settings.iter().map(|(key, value)| (name(key), text(value))).collect()
+        self.settings.iter().map(setting).collect()
     }
 
     /// One weight a node.

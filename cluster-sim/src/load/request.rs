@@ -4,6 +4,7 @@
 //! the connection is refused or ends before the first byte of an answer. Every such step is kept as a loss.
 //! Not here: whether the shoal may be blamed for it (`drill::judge` knows which node was dead).
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -18,6 +19,8 @@ use crate::stats::micros;
 pub(crate) struct Doors {
     clients: Vec<Client>,
     node_ids: Vec<String>,
+    /// Something else than a node listens there and hands requests to nodes, which compute them themselves.
+    balanced: bool,
 }
 
 /// Whether the answer says that there is no room now.
@@ -36,7 +39,13 @@ impl Doors {
     /// `clients` and `node_ids` in the same order.
     pub(crate) fn new(clients: Vec<Client>, node_ids: Vec<String>) -> Self {
         assert_eq!(clients.len(), node_ids.len(), "one client a node");
-        Self { clients, node_ids }
+        Self { clients, node_ids, balanced: false }
+    }
+
+    /// One address before all nodes, each of which computes what it gets. As many doors as nodes, all the same.
+    pub(crate) fn behind_balancer(balancer: SocketAddr, node_ids: Vec<String>) -> Self {
+        let clients = node_ids.iter().map(|_| Client::new(balancer)).collect();
+        Self { clients, node_ids, balanced: true }
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -98,7 +107,7 @@ impl Doors {
             text.parse().map_err(|_| format!("{name} is not a number: {text}"))
         };
         let (hops, placements) = (number("x-shoal-hops")?, number("x-shoal-placements")?);
-        if hops != u32::from(served_by != door) {
+        if hops != u32::from(!self.balanced && served_by != door) {
             return Err(format!(
                 "x-shoal-hops is {hops}, asked {}, served by {}",
                 self.node_id(door),
@@ -173,6 +182,17 @@ mod tests {
         for status in [429, 503] {
             let (outcome, losses, _) = ask([of(status), answer("b", "0", "[[1.0]]")]).await;
             assert_eq!((outcome, losses.len()), (Outcome::Refused { door: 0, status }, 0));
+        }
+    }
+
+    #[tokio::test]
+    async fn behind_a_balancer_any_node_may_answer_but_none_may_hand_on() {
+        for (hops, right) in [("0", true), ("1", false)] {
+            let server = Scripted::start(vec![vec![answer("b", hops, "[[1.0]]")]]).await;
+            let doors = Doors::behind_balancer(server.address(), vec!["a".to_owned(), "b".to_owned()]);
+            let (outcome, losses, _) = doors.embed(0, "text", Instant::now(), None, LIMIT).await;
+            assert_eq!(matches!(outcome, Outcome::Answered(Answered { served_by: 1, .. })), right, "{outcome:?}");
+            assert!(losses.is_empty());
         }
     }
 

@@ -7,29 +7,21 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::client::conn::http2::{Builder, SendRequest};
-use hyper::header::{CONTENT_TYPE, HeaderMap};
-use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper::StatusCode;
+use hyper::header::HeaderMap;
 use prost::Message as _;
 use shoal_core::load::Report;
 use shoal_core::node::Refusal;
 use shoal_core::peers::Word;
 use shoal_core::time::Micros;
 use shoal_engine::Embedding;
-use tokio::net::TcpStream;
 
+use super::link::{Ask, Link, LinkAnswer};
 use crate::clock::micros;
 use crate::wire::{self, AnswerDecoder, CacheFound, CacheGet, CachePut, End, Execute, ReportFault};
-
-/// Streams that may be open before the peer's own limit is known. The peer allows more than its admission holds.
-const STREAMS_BEFORE_SETTINGS: usize = 1024;
-const STREAM_WINDOW_BYTES: u32 = 1 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 
 /// Bounds of the peer leg.
 #[derive(Clone, Copy, Debug)]
@@ -78,8 +70,7 @@ pub struct Reply {
     pub said: Said,
 }
 
-type Sender = SendRequest<Full<Bytes>>;
-type Slot = Arc<tokio::sync::Mutex<Option<Sender>>>;
+type Slot = Arc<tokio::sync::Mutex<Option<Arc<Link>>>>;
 
 /// Connections to all peers.
 #[derive(Clone, Debug)]
@@ -133,12 +124,12 @@ impl PeerClient {
         on_acknowledged: impl FnOnce(Said) + Send,
     ) -> Result<Reply, ForwardError> {
         let rows_max = job.texts.len();
-        let (response, sent) = self.send(addr, wire::EXECUTE_PATH, job.encode_to_vec(), on_flushed).await?;
-        let said = said_by(response.headers(), sent.elapsed());
-        match response.status() {
+        let mut answer = self.send(addr, Ask::Execute, job.encode_to_vec().into(), on_flushed).await?;
+        let said = said_by(&answer.headers, answer.elapsed);
+        match answer.status {
             StatusCode::OK => {}
             StatusCode::SERVICE_UNAVAILABLE => {
-                return Err(match refusal_of(response.headers()) {
+                return Err(match refusal_of(&answer.headers) {
                     Some(refusal) => ForwardError::Refused { refusal, said },
                     None => ForwardError::Garbled("a refusal without a reason".to_owned()),
                 });
@@ -153,12 +144,8 @@ impl PeerClient {
         }
         on_acknowledged(said);
         let mut decoder = AnswerDecoder::new(rows_max, self.limits.message_bytes_max);
-        let mut body = response.into_body();
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|fault| ForwardError::Lost(fault.to_string()))?;
-            if let Some(piece) = frame.data_ref() {
-                decoder.push(piece).map_err(|fault| ForwardError::Garbled(fault.to_string()))?;
-            }
+        while let Some(piece) = answer.piece().await? {
+            decoder.push(piece).map_err(|fault| ForwardError::Garbled(fault.to_string()))?;
         }
         let (rows, end) = decoder.finish().map_err(|fault| ForwardError::Garbled(fault.to_string()))?;
         let (report, fault) =
@@ -172,9 +159,15 @@ impl PeerClient {
     /// [`ForwardError`] when there is none within the ping limit.
     pub async fn ping(&self, addr: SocketAddr) -> Result<Said, ForwardError> {
         let ping = async {
-            let (response, sent) = self.send(addr, wire::PING_PATH, Vec::new(), || {}).await?;
-            match response.status() {
-                StatusCode::OK => Ok(said_by(response.headers(), sent.elapsed())),
+            let answer = match self.send(addr, Ask::Ping, Bytes::new(), || {}).await {
+                // That says that a connection ended, and not whether the peer is there: a new one tells.
+                Err(ForwardError::Lost(_) | ForwardError::Unreachable(_)) => {
+                    self.send(addr, Ask::Ping, Bytes::new(), || {}).await?
+                }
+                answer => answer?,
+            };
+            match answer.status {
+                StatusCode::OK => Ok(said_by(&answer.headers, answer.elapsed)),
                 status => Err(ForwardError::Garbled(format!("status {status}"))),
             }
         };
@@ -193,14 +186,19 @@ impl PeerClient {
         addr: SocketAddr,
         get: &CacheGet,
     ) -> Result<(Option<CacheFound>, Said), ForwardError> {
-        let (response, sent) = self.send(addr, wire::CACHE_GET_PATH, get.encode_to_vec(), || {}).await?;
-        let said = said_by(response.headers(), sent.elapsed());
-        if !keeps_results(response.status())? {
+        let mut answer = self.send(addr, Ask::CacheGet, get.encode_to_vec().into(), || {}).await?;
+        let said = said_by(&answer.headers, answer.elapsed);
+        if !keeps_results(answer.status)? {
             return Ok((None, said));
         }
-        let body = Limited::new(response.into_body(), wire::FOUND_BYTES_MAX).collect().await;
-        let body = body.map_err(|fault| ForwardError::Garbled(fault.to_string()))?.to_bytes();
-        let found = CacheFound::decode(body).map_err(|fault| ForwardError::Garbled(fault.to_string()))?;
+        let mut body = Vec::new();
+        while let Some(piece) = answer.piece().await? {
+            if wire::FOUND_BYTES_MAX < body.len() + piece.len() {
+                return Err(ForwardError::Garbled("more results than were asked for".to_owned()));
+            }
+            body.extend_from_slice(&piece);
+        }
+        let found = CacheFound::decode(&body[..]).map_err(|fault| ForwardError::Garbled(fault.to_string()))?;
         Ok((Some(found), said))
     }
 
@@ -209,77 +207,42 @@ impl PeerClient {
     /// # Errors
     /// [`ForwardError`] when it did not take them.
     pub async fn cache_put(&self, addr: SocketAddr, put: &CachePut) -> Result<(bool, Said), ForwardError> {
-        let (response, sent) = self.send(addr, wire::CACHE_PUT_PATH, put.encode_to_vec(), || {}).await?;
-        let said = said_by(response.headers(), sent.elapsed());
-        Ok((keeps_results(response.status())?, said))
+        let answer = self.send(addr, Ask::CachePut, put.encode_to_vec().into(), || {}).await?;
+        let said = said_by(&answer.headers, answer.elapsed);
+        Ok((keeps_results(answer.status)?, said))
     }
 
     async fn send(
         &self,
         addr: SocketAddr,
-        path: &str,
-        body: Vec<u8>,
+        ask: Ask,
+        body: Bytes,
         on_flushed: impl FnOnce() + Send,
-    ) -> Result<(Response<hyper::body::Incoming>, Instant), ForwardError> {
-        let mut sender = self.connection(addr).await?;
-        sender.ready().await.map_err(|fault| ForwardError::Unreachable(fault.to_string()))?;
-        let request = Request::builder()
-            .method(Method::POST)
-            .uri(format!("http://{addr}{path}"))
-            .header(CONTENT_TYPE, "application/x-protobuf")
-            .body(Full::new(Bytes::from(body)))
-            .map_err(|fault| ForwardError::Unreachable(fault.to_string()))?;
-        on_flushed();
-        let sent = Instant::now();
-        match sender.send_request(request).await {
-            Ok(response) => Ok((response, sent)),
-            // Hyper gives the request back when the connection was closed before it took it.
-            Err(fault) if fault.is_canceled() => Err(ForwardError::Unreachable(fault.to_string())),
-            Err(fault) => Err(ForwardError::Lost(fault.to_string())),
-        }
+    ) -> Result<LinkAnswer, ForwardError> {
+        self.connection(addr).await?.send(ask, body, on_flushed).await
     }
 
-    async fn connection(&self, addr: SocketAddr) -> Result<Sender, ForwardError> {
+    async fn connection(&self, addr: SocketAddr) -> Result<Arc<Link>, ForwardError> {
         let slot = {
             let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
             slots.entry(addr).or_default().clone()
         };
         // Held while connecting: of many jobs for one peer only the first dials.
         let mut slot = slot.lock().await;
-        if let Some(sender) = slot.as_ref().filter(|sender| !sender.is_closed()) {
-            return Ok(sender.clone());
+        if let Some(link) = slot.as_ref().filter(|link| !link.is_closed()) {
+            return Ok(Arc::clone(link));
         }
         *slot = None;
-        let dialled = tokio::time::timeout(self.limits.connect, self.dial(addr)).await;
-        let sender = dialled.map_err(|_| ForwardError::Unreachable("no connection in time".to_owned()))??;
-        *slot = Some(sender.clone());
-        Ok(sender)
-    }
-
-    async fn dial(&self, addr: SocketAddr) -> Result<Sender, ForwardError> {
-        let unreachable = |fault: &dyn std::fmt::Display| ForwardError::Unreachable(fault.to_string());
-        let stream = TcpStream::connect(addr).await.map_err(|fault| unreachable(&fault))?;
-        stream.set_nodelay(true).map_err(|fault| unreachable(&fault))?;
-        let handshake = Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .keep_alive_interval(self.limits.ping_interval)
-            .keep_alive_timeout(self.limits.ping_timeout)
-            .initial_max_send_streams(STREAMS_BEFORE_SETTINGS)
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .handshake(TokioIo::new(stream));
-        let (sender, connection) = handshake.await.map_err(|fault| unreachable(&fault))?;
         let ends = Arc::clone(&self.ends);
-        tokio::spawn(async move {
-            // Whatever ended it, the jobs on it have heard.
-            if let Err(fault) = connection.await {
-                tracing::debug!(peer = %addr, %fault, "connection to a peer ended");
-            }
+        let ended = move || {
             if let Some(hears) = ends.0.get() {
                 hears(addr);
             }
-        });
-        Ok(sender)
+        };
+        let dialled = tokio::time::timeout(self.limits.connect, Link::dial(addr, &self.limits, ended)).await;
+        let link = Arc::new(dialled.map_err(|_| ForwardError::Unreachable("no connection in time".to_owned()))??);
+        *slot = Some(Arc::clone(&link));
+        Ok(link)
     }
 }
 

@@ -16,6 +16,11 @@ use crate::job::Answer;
 /// Values written before other tasks of the thread get a turn: about one millisecond of work.
 const VALUES_PER_TURN_MAX: usize = 16_384;
 
+/// Numbers that are put together before they go into the answer.
+const NUMBERS_AT_ONCE: usize = 32;
+/// Longest text of an f32 with what follows it, and some more: `-1.1754944e-38,` has 15 bytes.
+const NUMBER_BYTES_MAX: usize = 32;
+
 /// Which body to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shape {
@@ -88,8 +93,40 @@ pub(super) fn tokens(answer: &Answer) -> u64 {
     answer.rows.iter().map(|row| u64::from(row.tokens)).sum()
 }
 
+/// As `serde_json` writes a list of finite numbers, in about two thirds of the time: this is the dearest thing that a
+/// node does for an answer in its own code, and what takes most of it there is the copying of a few bytes at a time.
 fn numbers(out: &mut Vec<u8>, values: &[f32]) {
-    serde_json::to_writer(out, values).expect("a list of numbers always has a JSON form");
+    let mut one = zmij::Buffer::new();
+    let mut some = [0; NUMBERS_AT_ONCE * NUMBER_BYTES_MAX];
+    out.push(b'[');
+    for values in values.chunks(NUMBERS_AT_ONCE) {
+        let mut end = 0;
+        for &value in values {
+            let text = one.format_finite(value).as_bytes();
+            copy_short(&mut some[end..], text);
+            end += text.len();
+            some[end] = b',';
+            end += 1;
+        }
+        out.extend_from_slice(&some[..end]);
+    }
+    if !values.is_empty() {
+        // The comma after the last one.
+        out.pop();
+    }
+    out.push(b']');
+}
+
+/// Copies a number's text as two words that may overlap; a copy of any length is a call into the C library.
+fn copy_short(to: &mut [u8], text: &[u8]) {
+    let length = text.len();
+    match length {
+        8..=16 => {
+            to[..8].copy_from_slice(&text[..8]);
+            to[length - 8..length].copy_from_slice(&text[length - 8..]);
+        }
+        _ => to[..length].copy_from_slice(text),
+    }
 }
 
 fn base64(out: &mut Vec<u8>, values: &[f32]) {
@@ -142,6 +179,18 @@ mod tests {
             written(Shape::OpenAi(EncodingFormat::Base64), &[&[1.0, -2.0]]).await,
             r#"{"object":"list","data":[{"object":"embedding","index":0,"embedding":"AACAPwAAAMA="}],"model":"a \"quoted\" name","usage":{"prompt_tokens":3,"total_tokens":3}}"#
         );
+    }
+
+    #[test]
+    fn lists_of_any_length_are_what_serde_json_writes() {
+        // Texts of 3 to 15 bytes, so that short, middle and long copies are among them.
+        let values = [0.0, -1.5, 0.125, -1.175_494_4e-38, 3.402_823_5e38, 0.062_473_1, -0.000_123_456_78, 16_777_216.0];
+        for length in [0, 1, 2, NUMBERS_AT_ONCE - 1, NUMBERS_AT_ONCE, NUMBERS_AT_ONCE + 1, 1000] {
+            let list: Vec<f32> = values.into_iter().cycle().take(length).collect();
+            let mut out = b"before".to_vec();
+            numbers(&mut out, &list);
+            assert_eq!(String::from_utf8(out).unwrap(), format!("before{}", serde_json::to_string(&list).unwrap()));
+        }
     }
 
     #[tokio::test]

@@ -14,7 +14,7 @@ fn decode(parts: &[Bytes], rows_max: usize, piece: usize) -> Result<(Vec<Embeddi
     let mut decoder = AnswerDecoder::new(rows_max, 1 << 20);
     let whole: Vec<u8> = parts.iter().flatten().copied().collect();
     for piece in whole.chunks(piece) {
-        decoder.push(piece)?;
+        decoder.push(Bytes::copy_from_slice(piece))?;
     }
     decoder.finish()
 }
@@ -38,7 +38,7 @@ fn an_answer_of_any_shape_is_readable_by_a_peer_with_the_least_message_limit() {
     for (count, dimensions) in [(40_000, 1), (3000, 7), (700, 384), (40, 4096)] {
         let mut decoder = AnswerDecoder::new(count, 128 << 10);
         for part in encode_answer(&rows(count, dimensions), End::default()) {
-            assert_eq!(decoder.push(&part), Ok(()), "{count} rows of {dimensions} dimensions");
+            assert_eq!(decoder.push(part), Ok(()), "{count} rows of {dimensions} dimensions");
         }
     }
 }
