@@ -1,7 +1,8 @@
 //! The samples in `config/` load, and the unit in `deploy/` agrees with the configuration.
 //!
 //! For the stranger whose first step is to copy a sample: it is read here by the very code that a node starts with.
-//! Invariants: `config/` holds at least one TOML and one YAML sample, and nothing that is neither sample nor document.
+//! Invariants: `config/` holds at least one TOML and one YAML sample, and nothing that is neither sample nor document;
+//! each drill in `config/drills` is one that `cluster-sim` has built in, where a test reads it.
 //! Not here: what the keys mean, and that bad values are refused (the tests of `shoal::config`).
 
 use shoal::config;
@@ -9,11 +10,21 @@ use shoal::config;
 use crate::repo::{Finding, Repo, assert_found, assert_none};
 
 const SAMPLES: &str = "config/";
+const DRILLS: &str = "config/drills/";
+/// The list of the drills that are built in.
+const BUILT_IN: &str = "cluster-sim/src/drill/scenario.rs";
 const UNIT: &str = "deploy/systemd/shoal.service";
 
 fn samples(repo: &Repo) -> Vec<Finding> {
-    let files: Vec<String> = repo.files().into_iter().filter(|path| path.starts_with(SAMPLES)).collect();
+    let all = repo.files().into_iter().filter(|path| path.starts_with(SAMPLES));
+    let (drills, files): (Vec<String>, Vec<String>) = all.partition(|path| path.starts_with(DRILLS));
     let mut findings = Vec::new();
+    let built_in = repo.text(BUILT_IN).unwrap_or_default();
+    for path in drills {
+        if !built_in.contains(&format!("{path}\"")) {
+            findings.push(Finding::new(path, "no drill is made of it", format!("add it to the list in {BUILT_IN}")));
+        }
+    }
     for format in [".toml", ".yaml"] {
         if !files.iter().any(|path| path.ends_with(format)) {
             let fault = format!("there is no {format} sample");
@@ -78,6 +89,18 @@ fn a_sample_that_does_not_load_is_found() {
         ("config/notes.ini", "a=b\n"),
     ]);
     assert_found(&samples(&repo), &["config/bad.toml: node.clustr", "config/notes.ini: this is no sample"]);
+}
+
+#[test]
+fn a_drill_that_is_not_built_in_is_found() {
+    let repo = Repo::example(&[
+        ("config/a.toml", "[node]\ncluster = \"a\"\n"),
+        ("config/b.yaml", "node:\n  cluster: a\n"),
+        ("config/drills/kill.toml", "about = \"kill\"\n"),
+        ("config/drills/forgotten.toml", "about = \"forgotten\"\n"),
+        (BUILT_IN, "(\"kill\", include_str!(\"../../../config/drills/kill.toml\")),\n"),
+    ]);
+    assert_found(&samples(&repo), &["config/drills/forgotten.toml: no drill is made of it"]);
 }
 
 #[test]
