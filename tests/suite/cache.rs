@@ -311,6 +311,20 @@ fn an_owner_gives_what_another_node_computed() {
 }
 
 #[test]
+fn each_text_of_a_call_gets_its_own_vector_whoever_owns_it_and_whoever_computes_it() {
+    let shoal = shoal(3, "synthetic:2ms");
+    let reference = ready(Plan::new("reference", "synthetic:0"));
+    for number in 0..4 {
+        let texts: Vec<String> = (0..60).map(|text| format!("text {number} {text}")).collect();
+        let call = Request::post("/embed", &json!({ "inputs": texts }));
+        let expected = reference.ask(&call).json();
+        for node in shoal.iter() {
+            assert_eq!(node.ask(&call).json(), expected, "call {number} at {}", node.id());
+        }
+    }
+}
+
+#[test]
 fn the_texts_of_one_call_are_asked_for_with_one_message_an_owner() {
     let shoal = shoal(3, "synthetic:2ms");
     let mut number = 0;

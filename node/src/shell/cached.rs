@@ -211,10 +211,12 @@ impl<'a> Search<'a> {
     /// Obtains results, from their owners or by placing a job, and tells all who wait for them. Returns those that are
     /// left to other calls after all.
     async fn obtain(&mut self, leads: Vec<Led>) -> Result<Vec<(usize, Follow)>, Failure> {
-        let leads = self.ask_owners(leads).await;
+        let mut leads = self.ask_owners(leads).await;
         if leads.is_empty() {
             return Ok(Vec::new());
         }
+        // Whoever owns what comes back in any order; a job has its texts in the caller's.
+        leads.sort_unstable_by_key(|led| led.slot);
         let job = self.job(&leads)?;
         self.count_texts("miss", leads.len());
         let ending = tokio::select! {
@@ -330,8 +332,10 @@ impl<'a> Search<'a> {
             return Err(Failure::Expired);
         }
         let mut job = Job { deadline_ms: left_ms, ..self.job.clone() };
-        if leads.len() != self.job.texts.len() {
-            job.texts = leads.iter().map(|led| self.job.texts[self.slots[led.slot].text].clone()).collect();
+        let texts = || leads.iter().map(|led| self.slots[led.slot].text);
+        // Mostly all of them are missing: then the job is the call.
+        if !texts().eq(0..self.job.texts.len()) {
+            job.texts = texts().map(|text| self.job.texts[text].clone()).collect();
         }
         Ok(job)
     }
