@@ -189,8 +189,8 @@ fn canary_units(card: &Card) -> u64 {
 /// The first inference also pays for pages and threads; of the next three the fastest counts, because what slows one
 /// down, such as other nodes that start beside this one, is not the device. All of them are canaries.
 ///
-/// The last one is a batch of several rows, so that the node knows from the start what a larger batch costs: on a device
-/// that takes long whatever the size, as GPUs do, callers would else be refused until it has learned that.
+/// The last one is a batch of several rows, so that the node knows from the start what a larger batch costs: on a
+/// device that takes long whatever the size, as GPUs do, callers would else be refused until it has learned that.
 fn warm_up(mut engine: Box<dyn Engine>, golden: Option<&Path>) -> Result<Warm, String> {
     let first_failed = |fault: &dyn std::fmt::Display| format!("the first inference failed: {fault}");
     let (values, _) = infer_once(engine.as_mut()).map_err(|fault| first_failed(&fault))?;

@@ -46,8 +46,8 @@ pub struct Answer {
     pub served_by: Arc<str>,
     /// 0 = `served_by` is the node that the caller asked, 1 = it is a peer, be it only for a part.
     pub hops: u8,
-    /// How many nodes the job was given to, refusals included; of a call that was cut, the most of a part; 0 = all of it
-    /// came out of caches.
+    /// How many nodes the job was given to, refusals included; of a call that was cut, the most of a part; 0 = all of
+    /// it came out of caches.
     pub placements: u8,
     /// From arrival until the first row began to run, microseconds.
     pub queue_us: u64,

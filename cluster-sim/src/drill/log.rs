@@ -107,8 +107,8 @@ mod tests {
 1970-01-01T00:00:10.000000Z  INFO shoal::shell: peer peer=node-2 alive=true engine=ready peer_addr=127.0.0.1:1
 1970-01-01T00:00:11.000000Z  INFO shoal::shell: peer peer=node-2 alive=false engine=ready peer_addr=127.0.0.1:1
 nonsense
-1970-01-01T00:00:12.000000Z DEBUG shoal::shell::effects: a forward broke peer=node-3 fault=the connection broke: reset request=r
-1970-01-01T00:00:12.500000Z DEBUG shoal::shell::effects: a forward broke peer=node-3 fault=no connection: refused request=r
+1970-01-01T00:00:12.000000Z DEBUG shoal::shell::effects: a forward broke peer=node-3 fault=the connection broke: reset
+1970-01-01T00:00:12.500000Z DEBUG shoal::shell::effects: a forward broke peer=node-3 fault=no connection: refused
 1970-01-01T00:00:13.000000Z DEBUG shoal::shell::effects: something else peer=node-3
 ";
         std::fs::write(&log, text.replace("00:00:10.000000Z", "00:00:08.999999Z").replace("alive=true", "alive=false"))

@@ -124,8 +124,8 @@ pub(crate) struct Aftermath {
     pub(crate) forwards: Vec<Forwards>,
 }
 
-/// Waits until the observers offer `node` nothing any more and hold nothing there, and until they call it dead if `dead`
-/// is asked for.
+/// Waits until the observers offer `node` nothing any more and hold nothing there, and until they call it dead if
+/// `dead` is asked for.
 ///
 /// # Errors
 /// That has not come within `limit`, or an observer does not answer.
