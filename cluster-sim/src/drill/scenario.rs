@@ -104,6 +104,7 @@ struct Long {
     rounds: Option<u32>,
     engine: Option<String>,
     rate_per_s: Option<f64>,
+    doors: Option<Vec<f64>>,
     /// Beside those of a short run.
     #[serde(default)]
     settings: BTreeMap<String, Value>,
@@ -165,8 +166,13 @@ pub(crate) enum Step {
         #[serde(default = "ten")]
         percent: f64,
     },
-    /// Until the node holds work of other doors, so that a fault hits something; at most 2 s.
-    UntilHoldsWork { node: u16 },
+    /// Until the node holds so many jobs of other doors, so that a fault hits something; at most 2 s, in a long run 10.
+    UntilHoldsWork {
+        node: u16,
+        #[serde(default = "one_job")]
+        jobs: u64,
+        jobs_long: Option<u64>,
+    },
     /// Until the process has ended.
     UntilEnded { node: Nodes },
     /// Until all others call the node dead and offer it nothing.
@@ -246,6 +252,10 @@ fn one() -> u32 {
     1
 }
 
+fn one_job() -> u64 {
+    1
+}
+
 fn three() -> u16 {
     3
 }
@@ -307,10 +317,11 @@ fn read_file(file: &Path) -> Result<String> {
 fn parse(text: &str, long: bool) -> Result<Scenario> {
     let mut scenario: Scenario = toml::from_str(text)?;
     if long {
-        let Long { rounds, engine, rate_per_s, settings } = scenario.long.clone();
+        let Long { rounds, engine, rate_per_s, doors, settings } = scenario.long.clone();
         scenario.settings.extend(settings);
         scenario.rounds = rounds.unwrap_or(scenario.rounds);
         scenario.engine = engine.unwrap_or(scenario.engine);
+        scenario.load.doors = doors.unwrap_or(scenario.load.doors);
         if rate_per_s.is_some() {
             scenario.load.rate_per_s = rate_per_s;
             scenario.load.percent = None;
@@ -439,7 +450,7 @@ impl Step {
             | Self::UntilEnded { node }
             | Self::UntilSeen { node } => node.all(),
             Self::UntilWorks { node, .. }
-            | Self::UntilHoldsWork { node }
+            | Self::UntilHoldsWork { node, .. }
             | Self::UntilGivenUp { node }
             | Self::UntilLeftAlone { node }
             | Self::UntilWorksAgain { node } => std::slice::from_ref(node),

@@ -30,6 +30,9 @@ const WAIT_LIMIT: Duration = Duration::from_secs(45);
 const ANSWERS_MIN: u64 = 30;
 /// How long a moment is looked for at which the victim holds work of others, before it is hit without.
 const LOADED_LIMIT: Duration = Duration::from_secs(2);
+const LOADED_LIMIT_LONG: Duration = Duration::from_secs(10);
+/// Less than a job of the quickest engine takes, or a moment with work would be missed.
+const LOADED_LOOK_EVERY: Duration = Duration::from_millis(2);
 /// How long counters may need to come to rest after the last answer.
 const REST_LIMIT: Duration = Duration::from_secs(5);
 /// File in a node's data directory by which a stand-in engine is told to misbehave.
@@ -212,7 +215,10 @@ impl Stage<'_> {
                 }
             }
             Step::UntilWorks { node, percent } => self.until_works(index(*node), percent / 100.0).await?,
-            Step::UntilHoldsWork { node } => self.until_holds_work(index(*node)).await?,
+            Step::UntilHoldsWork { node, jobs, jobs_long } => {
+                let jobs = jobs_long.filter(|_| self.run.long).unwrap_or(*jobs);
+                self.until_holds_work(index(*node), jobs).await?;
+            }
             Step::UntilEnded { node } => {
                 for node in indices(node.all()) {
                     self.until_ended(node).await?;
@@ -412,14 +418,15 @@ impl Stage<'_> {
         }
     }
 
-    async fn until_holds_work(&mut self, node: usize) -> Result<()> {
-        let deadline = Instant::now() + LOADED_LIMIT;
+    async fn until_holds_work(&mut self, node: usize, jobs: u64) -> Result<()> {
+        let deadline = Instant::now() + if self.run.long { LOADED_LIMIT_LONG } else { LOADED_LIMIT };
         let (node_id, observers) = (self.node_id(node), self.observers(node));
         loop {
             let forwards = forwards_to(&self.cluster, &node_id, &observers).await?;
-            if 0 < total(&forwards).open() || deadline <= Instant::now() {
+            if jobs <= total(&forwards).open() || deadline <= Instant::now() {
                 return Ok(());
             }
+            tokio::time::sleep(LOADED_LOOK_EVERY).await;
         }
     }
 
