@@ -10,7 +10,6 @@ mod skew;
 mod split;
 mod step;
 mod tail;
-mod usage;
 
 use std::process::ExitCode;
 

@@ -19,6 +19,7 @@ mod report;
 mod scripted;
 mod stats;
 mod up;
+mod usage;
 
 use std::process::ExitCode;
 

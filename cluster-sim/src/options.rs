@@ -46,12 +46,6 @@ pub(crate) struct PlanOptions {
 }
 
 impl NodeOptions {
-    /// For a command that chooses the number of nodes itself.
-    pub(crate) fn of(nodes: u16, shoal: Option<PathBuf>, formed_limit_s: u64) -> Self {
-        let how = PlanOptions { shoal, data_dir: None, threads_per_node: None, formed_limit_s, json: false };
-        Self { nodes, how }
-    }
-
     pub(crate) fn formed_limit(&self) -> Duration {
         self.how.formed_limit()
     }
@@ -182,6 +176,20 @@ fn seconds(text: &str) -> Option<f64> {
 /// A cluster name that no other run uses, so that a stray node of one never joins another.
 pub(crate) fn private_cluster_name() -> String {
     format!("cluster-sim-{}", std::process::id())
+}
+
+/// The options of a command, as this line gives them.
+#[cfg(test)]
+pub(crate) fn parsed<O: clap::Args>(line: &[&str]) -> O {
+    try_parsed(line).expect("a sound command line")
+}
+
+/// # Errors
+/// What clap says of the line.
+#[cfg(test)]
+pub(crate) fn try_parsed<O: clap::Args>(line: &[&str]) -> Result<O, clap::Error> {
+    let command = O::augment_args(clap::Command::new("command").no_binary_name(true));
+    O::from_arg_matches(&command.try_get_matches_from(line)?)
 }
 
 #[cfg(test)]

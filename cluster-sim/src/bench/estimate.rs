@@ -306,6 +306,7 @@ fn show(report: Report, result: &EstimateReport) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::options::parsed;
 
     fn job(promised: f64, real: f64, here_instead: Option<f64>) -> Judged {
         Judged { forwarded: here_instead.is_some(), promised, real, without_luck: real, here_instead }
@@ -337,13 +338,7 @@ mod tests {
     }
 
     fn verdict(judged: &[Judged]) -> &'static str {
-        use clap::Parser;
-        #[derive(Debug, Parser)]
-        struct Line {
-            #[command(flatten)]
-            options: Options,
-        }
-        let options = Line::parse_from(["estimate"]).options;
+        let options: Options = parsed(&[]);
         find(&options, "synthetic:20ms", (1.0, &[]), (judged, Skipped::default())).verdict
     }
 

@@ -404,16 +404,10 @@ fn show(report: Report, result: &HopReport) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser;
-
-    #[derive(Debug, Parser)]
-    struct Line {
-        #[command(flatten)]
-        options: Options,
-    }
+    use crate::options::{parsed, try_parsed};
 
     fn options() -> Options {
-        Line::parse_from(["hop"]).options
+        parsed(&[])
     }
 
     fn door(way: Way) -> Door {
@@ -468,6 +462,6 @@ mod tests {
     #[test]
     fn the_bench_has_two_nodes_and_no_other_number() {
         assert_eq!(options().nodes.nodes, 2);
-        assert!(Line::try_parse_from(["hop", "--nodes", "3"]).is_err());
+        assert!(try_parsed::<Options>(&["--nodes", "3"]).is_err());
     }
 }

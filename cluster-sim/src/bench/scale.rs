@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 
-use super::usage::Usage;
 use crate::cluster::Cluster;
-use crate::options::{DRILL_ENGINE, NodeOptions, private_cluster_name};
+use crate::options::{DRILL_ENGINE, PlanOptions, private_cluster_name};
 use crate::probe::{counters, readiness};
 use crate::report::{Progress, Report, remark, table};
 use crate::stats::millis;
+use crate::usage::Usage;
 
 /// The size to which the goals for CPU time, gossip and detection belong.
 const JUDGED_NODES: u16 = 3;
@@ -56,15 +56,8 @@ pub(crate) struct Options {
     /// Latest moment at which the last of two survivors calls the killed node dead
     #[arg(long, value_name = "MS", default_value_t = 1000.0)]
     detection_ms_max: f64,
-    /// The node's binary [default: `shoal` beside this program]
-    #[arg(long, value_name = "FILE")]
-    shoal: Option<std::path::PathBuf>,
-    /// Longest wait until all nodes are ready and see each other, in seconds
-    #[arg(long, value_name = "S", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=3600))]
-    formed_limit_s: u64,
-    /// One JSON object on standard output instead of text
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    how: PlanOptions,
 }
 
 #[derive(Debug, Serialize)]
@@ -144,21 +137,24 @@ impl FromIterator<f64> for Spread {
 /// # Errors
 /// A shoal did not form, a node ended by itself, or standard output is closed.
 pub(crate) async fn run(options: Options) -> Result<ExitCode> {
+    ensure!(
+        options.how.data_dir.is_none() || options.nodes.len() == 1,
+        "--data-dir is for one size, because each needs a directory of its own"
+    );
     let mut sizes = Vec::new();
     for &nodes in &options.nodes {
         sizes.push(size(&options, nodes).await.with_context(|| format!("with {nodes} nodes"))?);
     }
     let result = judge(&options, sizes);
-    show(Report::new(options.json), &result)?;
+    show(Report::new(options.how.json), &result)?;
     Ok(if result.missed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn size(options: &Options, nodes: u16) -> Result<Size> {
     let mut progress = Progress::new();
-    let node_options = NodeOptions::of(nodes, options.shoal.clone(), options.formed_limit_s);
-    let plan = node_options.plan(private_cluster_name(), 0, Some(DRILL_ENGINE.to_owned()))?;
+    let plan = options.how.plan(nodes, private_cluster_name(), Some(DRILL_ENGINE.to_owned()))?;
     let mut cluster = Cluster::start(&plan)?;
-    let formed = cluster.wait_until_formed(node_options.formed_limit(), &mut progress).await?;
+    let formed = cluster.wait_until_formed(options.how.formed_limit(), &mut progress).await?;
     progress.show(format!("{nodes} nodes: left alone for {} s", options.seconds));
     tokio::time::sleep(SETTLE).await;
     let idle = idle(&mut cluster, Duration::from_secs(options.seconds)).await?;
@@ -364,16 +360,10 @@ fn show(report: Report, result: &ScaleReport) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser;
-
-    #[derive(Debug, Parser)]
-    struct Line {
-        #[command(flatten)]
-        options: Options,
-    }
+    use crate::options::parsed;
 
     fn options() -> Options {
-        Line::parse_from(["scale"]).options
+        parsed(&[])
     }
 
     fn size(nodes: u16, change: impl FnOnce(&mut Size)) -> Size {

@@ -405,16 +405,10 @@ fn show(report: Report, result: &TailReport) -> Result<()> {
 mod tests {
     use super::*;
     use crate::load::Answered;
-    use clap::Parser;
-
-    #[derive(Debug, Parser)]
-    struct Line {
-        #[command(flatten)]
-        options: Options,
-    }
+    use crate::options::parsed;
 
     fn options(line: &[&str]) -> Options {
-        Line::parse_from([&["tail"], line].concat()).options
+        parsed(line)
     }
 
     /// A request a millisecond; the turn is at 2 s. `after_ms` is what those after the turn took.

@@ -107,8 +107,8 @@ pub(crate) struct Phase {
     pub(crate) fault: bool,
     pub(crate) from_us: u64,
     pub(crate) until_us: u64,
-    /// Resident memory of each node that ran at its end, bytes.
-    pub(crate) resident_bytes: Vec<u64>,
+    /// Resident memory of each node that ran at its end, units of 10^6 bytes.
+    pub(crate) rss_mb: Vec<f64>,
 }
 
 /// What the nodes' logs say.

@@ -90,7 +90,7 @@ impl<'a> Numbers<'a> {
             Measure::RecoveryMs => longest(&|fault| Some(fault.works_us? - fault.back_us?)),
             Measure::RssMb => {
                 let last = self.phases(phase).last()?;
-                last.resident_bytes.iter().max().map(|&bytes| bytes as f64 / f64::from(1 << 20))
+                last.rss_mb.iter().copied().reduce(f64::max)
             }
         }
     }

@@ -16,13 +16,14 @@ use super::evidence::{Evidence, Fault, FaultKind, Phase, Setting};
 use super::log::read_logs;
 use super::scenario::{POISON, Protocol, Scenario, Step, Way};
 use super::watch::{Forwards, LOOK_EVERY, forwards_to, not_at_rest, total, until_left};
-use crate::cluster::{Cluster, ClusterPlan, Stopped, describe_end};
+use crate::cluster::{Cluster, ClusterPlan, NodeProcess, Stopped, describe_end};
 use crate::http::Client;
 use crate::load::{Doors, Load, LoadPlan, check_samples};
 use crate::options::{REQUESTS_MAX, capacity_per_s};
 use crate::probe::counters;
 use crate::report::Progress;
 use crate::stats::share;
+use crate::usage::Usage;
 
 /// Longest single wait.
 const WAIT_LIMIT: Duration = Duration::from_secs(45);
@@ -74,7 +75,7 @@ pub(crate) async fn carry_out(
         poison: Some(POISON),
     };
     let load = Load::start(Arc::clone(&doors), &load_plan)?;
-    let first = Phase { name: "start".to_owned(), fault: false, from_us: 0, until_us: 0, resident_bytes: Vec::new() };
+    let first = Phase { name: "start".to_owned(), fault: false, from_us: 0, until_us: 0, rss_mb: Vec::new() };
     let nobody = Before { observers: Vec::new(), forwards: Vec::new(), worked: 0 };
     let late = plan.late.iter().map(|&node| (Fault::new(node, FaultKind::Late, 0, 0), nobody.clone())).collect();
     let mut stage = Stage { cluster, load, run, phases: vec![first], faults: late, suspended: BTreeSet::new() };
@@ -284,16 +285,18 @@ impl Stage<'_> {
     fn begin_phase(&mut self, name: &str, fault: bool) {
         self.end_phase();
         let from_us = self.load.now_us();
-        let (name, resident_bytes) = (name.to_owned(), Vec::new());
-        self.phases.push(Phase { name, fault, from_us, until_us: from_us, resident_bytes });
+        let (name, rss_mb) = (name.to_owned(), Vec::new());
+        self.phases.push(Phase { name, fault, from_us, until_us: from_us, rss_mb });
     }
 
     fn end_phase(&mut self) {
         let now_us = self.load.now_us();
-        let resident_bytes = self.cluster.nodes().iter().filter_map(|node| resident_bytes(node.pid()?)).collect();
+        // A node that has just ended has none.
+        let rss_mb = |node: &NodeProcess| Some(Usage::of(node.pid()?).ok()?.rss_mb);
+        let rss_mb = self.cluster.nodes().iter().filter_map(rss_mb).collect();
         let last = self.phases.last_mut().expect("there is a phase from the beginning");
         last.until_us = now_us;
-        last.resident_bytes = resident_bytes;
+        last.rss_mb = rss_mb;
     }
 
     async fn wait(&mut self, time: Duration) -> Result<()> {
@@ -465,11 +468,4 @@ fn index(node: u16) -> usize {
 
 fn indices(nodes: &[u16]) -> impl Iterator<Item = usize> {
     nodes.iter().map(|&node| index(node))
-}
-
-/// Resident memory of a process; `None` when the system does not say.
-fn resident_bytes(pid: u32) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
 }

@@ -58,7 +58,7 @@ fn refused(door: usize, at_ms: u64) -> Record {
 
 fn phase(name: &str, fault: bool, from_ms: u64, until_ms: u64) -> Phase {
     let (from_us, until_us) = (from_ms * 1000, until_ms * 1000);
-    Phase { name: name.to_owned(), fault, from_us, until_us, resident_bytes: vec![3 << 20, 5 << 20] }
+    Phase { name: name.to_owned(), fault, from_us, until_us, rss_mb: vec![3.0, 5.0] }
 }
 
 fn evidence(kind: FaultKind, records: Vec<Record>) -> Evidence {
