@@ -1,6 +1,7 @@
 //! What a process uses of the machine, as the kernel counts it.
 //!
-//! For the drills and benchmarks. Read from `/proc`, so nothing has to be built into the process and looking costs it nothing.
+//! For the drills and benchmarks. Read from `/proc`, so nothing has to be built into the process, and looking costs
+//! it nothing.
 //! Invariants: a process that has ended is an error, never a zero.
 
 use std::fs;
