@@ -14,6 +14,7 @@ pub mod gossip;
 pub mod healthcheck;
 pub mod identity;
 pub mod job;
+pub mod lanes;
 pub mod listen;
 pub mod models;
 pub mod probe;

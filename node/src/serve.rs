@@ -24,6 +24,7 @@ use crate::config::{Config, ConfigError, EXIT_CODE, Effective, Loaded, LogFormat
 use crate::forward::{ForwardLimits, PeerClient, serve as peer_leg};
 use crate::gossip::{Gossip, GossipSettings, key};
 use crate::identity::Identity;
+use crate::lanes::Lanes;
 use crate::listen;
 use crate::probe::{Probe, ProbeSettings};
 use crate::shell::{Phase, Shell};
@@ -35,6 +36,9 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 /// A connection of a peer that brings no request for so long is closed.
 const PEER_FIRST_REQUEST: Duration = Duration::from_secs(10);
+/// Threads that carry connections, where there are as many cores: each carries tens of thousands of small requests a
+/// second, and each has a connection of its own to every peer.
+const LANES_MAX: usize = 4;
 
 /// How a node is run, beside its configuration.
 #[derive(Clone, Copy, Debug, Default)]
@@ -95,13 +99,10 @@ fn run_checked(loaded: &Loaded, options: RunOptions) -> Result<(), Failed> {
         let threads = if threads == 0 { available_cores() } else { threads };
         shoal_engine::init_threads(threads).map_err(|fault| Failed::System(fault.to_string()))?;
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(available_cores().clamp(2, 16))
-        .thread_name("shoal-io")
-        .enable_all()
-        .build()
-        .map_err(|fault| Failed::System(format!("no runtime: {fault}")))?;
-    let served = runtime.block_on(serve(config, effective, &identity, doors, engine, options));
+    let no_runtime = |fault: io::Error| Failed::System(format!("no runtime: {fault}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_runtime)?;
+    let lanes = Lanes::start(available_cores().min(LANES_MAX)).map_err(no_runtime)?;
+    let served = runtime.block_on(serve(config, effective, &identity, (doors, lanes), (engine, options)));
     // Whatever still runs is of no use to anybody: every held call has ended or was cut off.
     runtime.shutdown_background();
     served
@@ -115,9 +116,8 @@ async fn serve(
     config: &Config,
     effective: &Effective,
     identity: &Identity,
-    doors: Doors,
-    engine: EngineChoice,
-    options: RunOptions,
+    (doors, lanes): (Doors, Lanes),
+    (engine, options): (EngineChoice, RunOptions),
 ) -> Result<(), Failed> {
     let system = |fault: io::Error| Failed::System(fault.to_string());
     let seed = unix_ms() ^ (u64::from(std::process::id()) << 32);
@@ -147,11 +147,12 @@ async fn serve(
             stop_limit: FLUSH_LIMIT,
         },
         shell.clone(),
+        lanes.clone(),
         flushed,
     );
     let mut peer_door = tokio::spawn(peer_door);
     let api = TcpListener::from_std(doors.api).map_err(system)?;
-    let mut api = tokio::spawn(listen::serve(api, settings::api_limits(config), shell.clone(), stopped));
+    let mut api = tokio::spawn(listen::serve(api, settings::api_limits(config), shell.clone(), lanes, stopped));
     tokio::spawn({
         let shell = shell.clone();
         async move { shell.tick().await }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use shoal::job::{Door, Ending, Failure, Job, NodeView};
+use shoal::lanes::Lanes;
 use shoal::listen::{Limits, serve};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -96,7 +97,7 @@ async fn the_listener_outlives_a_lack_of_file_descriptors() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let stop = watch::Sender::new(false);
-    let serving = tokio::spawn(serve(listener, Limits::default(), Nobody, stop.subscribe()));
+    let serving = tokio::spawn(serve(listener, Limits::default(), Nobody, Lanes::here(), stop.subscribe()));
 
     // Every descriptor is taken but one, which becomes the client's.
     let maximum = getrlimit(Resource::Nofile).maximum;

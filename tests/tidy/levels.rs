@@ -65,7 +65,7 @@ const NODE: Map = Map {
     levels: &[
         Level {
             siblings: Siblings::Free,
-            modules: &["clock", "config", "identity", "job", "ring", "sample", "telemetry", "wire"],
+            modules: &["clock", "config", "identity", "job", "lanes", "ring", "sample", "telemetry", "wire"],
         },
         Level {
             siblings: Siblings::Apart,

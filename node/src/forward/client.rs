@@ -1,6 +1,7 @@
 //! Sending jobs to peers.
 //!
-//! Part of `forward`. One HTTP/2 connection a peer, made on demand and shared by all jobs.
+//! Part of `forward`. One HTTP/2 connection a peer for each runtime that asks, made on demand and shared by all jobs of
+//! that runtime: an answer wakes no other thread than the one that waits for it.
 //! Invariants: a connection that broke fails every job on it at once; an answer counts only when it is whole; whoever
 //! asked for it hears of each connection that ended, also of one that carried nothing.
 
@@ -18,6 +19,7 @@ use shoal_core::node::Refusal;
 use shoal_core::peers::Word;
 use shoal_core::time::Micros;
 use shoal_engine::Embedding;
+use tokio::runtime::{Handle, Id};
 
 use super::link::{Ask, Link, LinkAnswer};
 use crate::clock::micros;
@@ -76,7 +78,7 @@ type Slot = Arc<tokio::sync::Mutex<Option<Arc<Link>>>>;
 #[derive(Clone, Debug)]
 pub struct PeerClient {
     limits: ForwardLimits,
-    slots: Arc<Mutex<HashMap<SocketAddr, Slot>>>,
+    slots: Arc<Mutex<HashMap<(SocketAddr, Id), Slot>>>,
     ends: Arc<Ends>,
 }
 
@@ -103,10 +105,11 @@ impl PeerClient {
         let _ = self.ends.0.set(Box::new(hears));
     }
 
-    /// Forgets connections to addresses that are not among `members`: the table is as large as the shoal.
+    /// Forgets connections to addresses that are not among `members`: the table is as large as the shoal, once for each
+    /// runtime.
     pub fn keep_only(&self, members: &[SocketAddr]) {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        slots.retain(|addr, _| members.contains(addr));
+        slots.retain(|(addr, _), _| members.contains(addr));
     }
 
     /// Sends a job. `on_flushed` is called when a connection stands and takes it, `on_acknowledged` once the peer holds
@@ -225,7 +228,7 @@ impl PeerClient {
     async fn connection(&self, addr: SocketAddr) -> Result<Arc<Link>, ForwardError> {
         let slot = {
             let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-            slots.entry(addr).or_default().clone()
+            slots.entry((addr, Handle::current().id())).or_default().clone()
         };
         // Held while connecting: of many jobs for one peer only the first dials.
         let mut slot = slot.lock().await;

@@ -25,12 +25,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::clock::micros;
+use crate::lanes::{Lanes, Moving};
 use crate::wire::{self, CacheFound, CacheGet, CachePut, Execute};
 
 /// An answer that is there within this time goes out together with its acknowledgement, as one write.
 const ACKNOWLEDGE_AFTER: Duration = Duration::from_millis(3);
-/// Connections of peers: two for each node of a very large shoal.
-const CONNECTIONS_MAX: usize = 1024;
+/// Connections of peers: each may have one for each of its lanes and one for its pings.
+const CONNECTIONS_MAX: usize = 2048;
 /// How long a body of a peer may take.
 const BODY_LIMIT: Duration = Duration::from_secs(10);
 /// How often a connection is asked whether its peer is still there, and how long that may take: a machine that lost
@@ -125,7 +126,13 @@ struct Shared<D> {
 
 /// Takes connections of peers until `stop` holds `true` or its sender is gone; then finishes the answers that are on
 /// their way, for at most `stop_limit`.
-pub async fn accept<D: PeerDoor>(listener: TcpListener, limits: ServeLimits, door: D, stop: watch::Receiver<bool>) {
+pub async fn accept<D: PeerDoor>(
+    listener: TcpListener,
+    limits: ServeLimits,
+    door: D,
+    lanes: Lanes,
+    stop: watch::Receiver<bool>,
+) {
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let room = (limits.messages_bytes_max / ROOM_UNIT_BYTES).min(Semaphore::MAX_PERMITS);
     let shared = Arc::new(Shared { limits, door, room: Semaphore::new(room) });
@@ -142,9 +149,14 @@ pub async fn accept<D: PeerDoor>(listener: TcpListener, limits: ServeLimits, doo
         match accepted {
             Ok((stream, peer)) => {
                 let (shared, stop) = (Arc::clone(&shared), stop.clone());
-                tokio::spawn(async move {
-                    serve_connection(stream, peer, shared, stop).await;
-                    drop(permit);
+                let (lane, stream) = (lanes.assign(), Moving::new(stream));
+                let handle = lane.handle().clone();
+                handle.spawn(async move {
+                    match stream.and_then(Moving::arrive) {
+                        Ok(stream) => serve_connection(stream, peer, shared, stop).await,
+                        Err(fault) => tracing::warn!(%fault, "a peer's connection could not be taken"),
+                    }
+                    drop((lane, permit));
                 });
             }
             Err(fault) => {
@@ -423,7 +435,7 @@ mod tests {
             first_request_limit,
             stop_limit: Duration::ZERO,
         };
-        tokio::spawn(accept(listener, limits, Strict, stopped));
+        tokio::spawn(accept(listener, limits, Strict, Lanes::here(), stopped));
         (addr, stop)
     }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
@@ -25,6 +25,7 @@ use super::Limits;
 use super::request::Face;
 use super::socket::{Activity, Socket};
 use crate::job::Door;
+use crate::lanes::{Lanes, Moving};
 use crate::ring;
 
 /// First pause after a failed accept; it doubles up to [`BACKOFF_MAX`].
@@ -44,6 +45,7 @@ pub(super) async fn run<D: Door>(
     listener: TcpListener,
     limits: Limits,
     door: D,
+    lanes: Lanes,
     mut stop: watch::Receiver<bool>,
 ) -> usize {
     let port = listener.local_addr().map_or(0, |addr| addr.port());
@@ -62,7 +64,7 @@ pub(super) async fn run<D: Door>(
             match listener.accept().await {
                 Ok((stream, caller)) => {
                     backoff = BACKOFF_MIN;
-                    open.spawn(listen.connection(stream, caller, permit));
+                    listen.take(Moving::new(stream), caller, permit, &lanes, &mut open);
                 }
                 Err(error) => {
                     if backoff == BACKOFF_MIN {
@@ -86,8 +88,10 @@ pub(super) async fn run<D: Door>(
     match listener.into_std() {
         Ok(listener) => {
             while let Ok(permit) = Arc::clone(&listen.permits).try_acquire_owned() {
-                match listener.accept().and_then(|(stream, caller)| Ok((adopted(stream)?, caller))) {
-                    Ok((stream, caller)) => drop(open.spawn(listen.connection(stream, caller, permit))),
+                match listener.accept() {
+                    Ok((stream, caller)) => {
+                        listen.take(Moving::from_std(stream), caller, permit, &lanes, &mut open);
+                    }
                     Err(_) => break,
                 }
             }
@@ -125,17 +129,47 @@ impl<D: Door> Listen<D> {
         }
     }
 
-    /// Serves one connection to its end.
-    fn connection(
+    /// Has one connection served on a lane.
+    fn take(
         &self,
-        stream: TcpStream,
+        stream: io::Result<Moving>,
         caller: SocketAddr,
         permit: OwnedSemaphorePermit,
-    ) -> impl Future<Output = ()> + Send + 'static {
+        lanes: &Lanes,
+        open: &mut JoinSet<()>,
+    ) {
+        let lane = lanes.assign();
+        let serving = stream.map(|stream| self.connection(stream, caller.ip(), permit));
+        match serving {
+            Ok(serving) => {
+                let handle = lane.handle().clone();
+                let served = async move {
+                    if let Err(error) = serving.await {
+                        warn!(%error, "a connection could not be taken");
+                    }
+                    drop(lane);
+                };
+                open.spawn_on(served, &handle);
+            }
+            Err(error) => warn!(%error, "a connection could not be taken"),
+        }
+    }
+
+    /// Serves one connection to its end.
+    ///
+    /// # Errors
+    /// The system cannot wait for it.
+    fn connection(
+        &self,
+        stream: Moving,
+        caller: IpAddr,
+        permit: OwnedSemaphorePermit,
+    ) -> impl Future<Output = io::Result<()>> + Send + 'static {
         let (face, builder, stop) = (Arc::clone(&self.face), Arc::clone(&self.builder), self.stop.clone());
         let limits = self.limits;
-        let client = client(caller.ip());
+        let client = client(caller);
         async move {
+            let stream = stream.arrive()?;
             if let Err(error) = stream.set_nodelay(true) {
                 debug!(%error, "a connection stays with delayed sending");
             }
@@ -166,6 +200,7 @@ impl<D: Door> Listen<D> {
                 }
             }
             drop(permit);
+            Ok(())
         }
     }
 }
@@ -240,11 +275,6 @@ fn client(ip: IpAddr) -> u64 {
         IpAddr::V4(ip) => ring::key(&ip.octets()),
         IpAddr::V6(ip) => ring::key(&ip.octets()),
     }
-}
-
-fn adopted(stream: std::net::TcpStream) -> io::Result<TcpStream> {
-    stream.set_nonblocking(true)?;
-    TcpStream::from_std(stream)
 }
 
 fn report(ended: Result<(), JoinError>) {

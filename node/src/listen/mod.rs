@@ -30,6 +30,7 @@ use tokio::sync::watch;
 
 pub use self::json::INPUTS_KEPT_MAX;
 use crate::job::Door;
+use crate::lanes::Lanes;
 
 /// What callers may cost this node. Every value is checked by the configuration before it comes here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +90,12 @@ impl Default for Limits {
 /// Returns how many connections were still open after [`Limits::stop_timeout`] and were cut off; 0 is a clean stop.
 /// A listener that cannot accept (no file descriptors left) is tried again for ever: this function ends by `stop`
 /// alone.
-pub async fn serve<D: Door>(listener: TcpListener, limits: Limits, door: D, stop: watch::Receiver<bool>) -> usize {
-    accept::run(listener, limits, door, stop).await
+pub async fn serve<D: Door>(
+    listener: TcpListener,
+    limits: Limits,
+    door: D,
+    lanes: Lanes,
+    stop: watch::Receiver<bool>,
+) -> usize {
+    accept::run(listener, limits, door, lanes, stop).await
 }

@@ -264,7 +264,7 @@ impl Shell {
                 continue;
             };
             let (shell, owner, model, rows) = (self.clone(), owner.clone(), Arc::clone(model), rows.to_vec());
-            self.0.runtime.spawn(async move {
+            tokio::spawn(async move {
                 shell.put((owner, addr), &model, &rows).await;
                 drop(permit);
             });

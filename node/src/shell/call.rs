@@ -10,6 +10,7 @@ use std::sync::Arc;
 use shoal_core::id::{Attempt, JobId};
 use shoal_core::time::MonoTime;
 use shoal_engine::{Embedding, RowError};
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
@@ -26,6 +27,8 @@ pub(super) struct Call {
     /// `caller` or `peer`.
     pub(super) source: &'static str,
     pub(super) arrived: MonoTime,
+    /// Where its caller waits, and so where it is sent from.
+    pub(super) lane: Handle,
     /// When its first row went to the device.
     pub(super) started: Option<MonoTime>,
     pub(super) compute_us: u64,
@@ -49,21 +52,28 @@ pub(super) enum Hears {
 }
 
 impl Call {
+    /// Must be called within the runtime that the caller waits in.
     pub(super) fn new(job: Job, source: &'static str, arrived: MonoTime, waiter: oneshot::Sender<Ending>) -> Self {
         let span = 0..job.texts.len();
-        Self::of(job, span, source, arrived, Hears::Waiter(waiter))
+        Self::of(job, span, source, (arrived, Handle::current()), Hears::Waiter(waiter))
     }
 
     /// A chunk of this call, which is `id`: the texts at `span`.
     pub(super) fn chunk(&self, id: JobId, span: Range<usize>, now: MonoTime) -> Self {
-        Self::of(self.job.clone(), span, self.source, now, Hears::Call(id))
+        Self::of(self.job.clone(), span, self.source, (now, self.lane.clone()), Hears::Call(id))
     }
 
-    fn of(job: Job, span: Range<usize>, source: &'static str, arrived: MonoTime, hears: Hears) -> Self {
+    fn of(
+        job: Job,
+        span: Range<usize>,
+        source: &'static str,
+        (arrived, lane): (MonoTime, Handle),
+        hears: Hears,
+    ) -> Self {
         let rows = vec![None; span.len()];
         let (started, fault, reply, parts) = (None, None, None, None);
         let forwards = Vec::new();
-        Self { job, span, source, arrived, started, compute_us: 0, rows, fault, forwards, reply, hears, parts }
+        Self { job, span, source, arrived, lane, started, compute_us: 0, rows, fault, forwards, reply, hears, parts }
     }
 
     /// A row came from the device.

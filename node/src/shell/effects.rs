@@ -45,7 +45,7 @@ impl Shell {
                 // The texts are copied by the task, not here under the lock.
                 let (span, peer) = (call.span.clone(), peer.clone());
                 let sent = Sent { job: *job, attempt: *attempt, span, peer, bound: *bound, remaining: *remaining };
-                let task = self.0.runtime.spawn(self.clone().forward(sent, call.job.clone()));
+                let task = call.lane.spawn(self.clone().forward(sent, call.job.clone()));
                 call.forwards.push((*attempt, task.abort_handle()));
             }
             Effect::Abandon { job, attempt } => {

@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 
 use super::{Limits, serve};
 use crate::job::{Answer, Door, Ending, Failure, FoundIn, Job, ModelView, NodeView, PeerView};
+use crate::lanes::Lanes;
 
 /// Limit on every wait of these tests; only a failing test waits so long.
 async fn within<F: Future>(future: F) -> F::Output {
@@ -183,7 +184,8 @@ impl Rig {
             can_answer: AtomicBool::new(true),
         });
         let addr = listener.local_addr().unwrap();
-        let serving = tokio::spawn(serve(listener, limits, ScriptedDoor(Arc::clone(&script)), stop.subscribe()));
+        let serving =
+            tokio::spawn(serve(listener, limits, ScriptedDoor(Arc::clone(&script)), Lanes::here(), stop.subscribe()));
         Self { addr, script, stop, serving }
     }
 
