@@ -25,8 +25,9 @@ use tokio::net::TcpStream;
 
 /// Longest answer that is read, unless a client is told otherwise. A vector of 4,096 numbers is about 50 kB.
 pub(crate) const ANSWER_BYTES_MAX: usize = 1 << 20;
-/// Idle connections that are kept; more are closed.
-const IDLE_MAX: usize = 64;
+/// Idle connections that are kept; more are closed. A batch answers hundreds at once, and who closes most of them and
+/// dials anew runs out of ports.
+const IDLE_MAX: usize = 1024;
 /// How long an idle connection may be used again.
 const IDLE_LIMIT: Duration = Duration::from_secs(2);
 
