@@ -1,7 +1,7 @@
 //! The threads that carry connections: one runtime each, and a connection stays on the thread it was given.
 //!
-//! For `listen` and `forward`, which give each connection its lane, and `serve`, which starts them. What a request needs
-//! of this node (its connection, its task, the connection to the peer that computes it) happens on one thread, so
+//! For `listen` and `forward`, which give each connection its lane, and `serve`, which starts them. What a request
+//! needs of this node (its connection, its task, the connection to the peer that computes it) happens on one thread, so
 //! nothing has to wake another one on the way: a runtime that moves tasks between threads does that several times for
 //! each forward, and it was half of what a forward cost.
 //! The price: a connection never moves, so work that does not give way holds up its neighbours. Bodies are bounded, and
