@@ -36,7 +36,6 @@ use crate::affinity::OwnerTable;
 use crate::breaker::Breaker;
 use crate::budget::Budget;
 use crate::cost::{Alike, Cost, CostModel};
-use crate::gate::Signal;
 use crate::heat::{self, Heat};
 use crate::id::{BatchId, BootId, JobId, NodeId};
 use crate::lifecycle::{self, DoorSignal, DoorState, EngineState, Standing};
@@ -250,8 +249,7 @@ impl Node {
             // Under doubt, who knows whether the peer was silent or this node deaf.
             Input::PingFailed { .. } if self.in_doubt(now) => {}
             Input::PingFailed { peer, broke } => {
-                let signal = if broke { Signal::Broke } else { Signal::Silent };
-                self.peers.on_failed(now, &peer, None, signal, (&mut self.prng, &mut self.tally));
+                self.peers.on_ping_failed(now, &peer, broke, (&mut self.prng, &mut self.tally));
             }
             Input::Parted { peer } => {
                 if self.peers.on_parted(now, &peer) {

@@ -261,11 +261,26 @@ impl Peers {
         (self.stale, self.due) = (true, MonoTime::START);
     }
 
+    /// A ping of `peer` was not answered, or (`broke`) did not get there.
+    ///
+    /// Of a peer that gossip calls dead no answer is awaited: one that was asked while it seemed to live would only be
+    /// blocked for a silence that is explained. In a panic gossip is not believed, and pings have to tell.
+    pub fn on_ping_failed(&mut self, now: MonoTime, peer: &NodeId, broke: bool, with: (&mut Prng, &mut Tally)) {
+        let panics = self.panics;
+        let is_explained = |peer: &Peer| peer.dead_since.is_some() && peer.gate.passes() && !panics;
+        if !broke && self.position(peer).is_some_and(|at| is_explained(&self.table[at])) {
+            return;
+        }
+        let signal = if broke { Signal::Broke } else { Signal::Silent };
+        self.on_failed(now, peer, None, signal, with);
+    }
+
     /// The connection to `peer` ended. Returns whether to ask at once if the peer is there: not where that is known or
     /// being asked anyway, and not again and again of a peer that ends every connection.
     pub fn on_parted(&mut self, now: MonoTime, peer: &NodeId) -> bool {
         let Some(peer) = self.of(peer) else { return false };
-        let asks = peer.gate.passes() && peer.parted.is_none_or(|at| at + PARTED_PING_EVERY <= now);
+        let is_known = !peer.gate.passes() || peer.dead_since.is_some();
+        let asks = !is_known && peer.parted.is_none_or(|at| at + PARTED_PING_EVERY <= now);
         if asks {
             peer.parted = Some(now);
         }

@@ -143,7 +143,8 @@ impl Node {
         })
     }
 
-    fn batch_time(&self, running: &Running) -> Micros {
+    /// What a batch should take.
+    pub(super) fn batch_time(&self, running: &Running) -> Micros {
         self.cost_here().of(running.units, 1)
     }
 

@@ -4,6 +4,7 @@
 //! Invariants: no more batches are on the device than it has slots; a row whose batch failed runs alone before anybody
 //! is blamed.
 
+use super::canary::Wedge;
 use super::job::{Flight, Job, Stay};
 use super::{EngineFault, Node, Outcome, Placed, Refusal, RowVerdict, Running, Source};
 use crate::cost::Cost;
@@ -18,6 +19,9 @@ use crate::time::{Micros, MonoTime};
 
 /// A batch that is about to end is not believed to end at once: it counts as at least this part of what it should take.
 const LEFT_AT_LEAST_ONE_IN: u64 = 8;
+/// A batch that ended after its device had been taken for hung counts as at most so many times what it should have
+/// taken, however little is known: believed in full, a hang of a minute would be the speed of a device.
+const SURPRISE_WEDGED_MAX: u64 = 4;
 /// More peers than this make the mean no truer.
 const ALIKE_MAX: usize = 64;
 /// Time between two looks at who is as fast as this node.
@@ -196,10 +200,19 @@ impl Node {
     ) {
         let running = self.end_batch(now, batch);
         assert_eq!(running.rows.len(), verdicts.len(), "a batch has one verdict a row");
-        // What was measured while this whole process stood still, or while the device hung, says nothing of its speed.
-        let sound = self.engine == EngineState::Ready;
-        if sound && self.stood_still.is_none_or(|at| at < running.started) {
-            self.learn_cost(now, running.started, running.units, took);
+        // What was measured while this whole process stood still says nothing of its device's speed.
+        if self.stood_still.is_none_or(|at| at < running.started) {
+            match (self.engine, self.wedge()) {
+                (EngineState::Ready, _) => self.learn_cost(now, running.started, running.units, took),
+                // Either the device hung, or it is so slow that its canary was taken for lost behind this batch. If
+                // nothing were learned then, a slow one would be back with the cost that it was believed to have, and be
+                // lost again with the next batch.
+                (_, Some(Wedge::Silent)) => {
+                    let took = took.min(self.batch_time(&running).times(SURPRISE_WEDGED_MAX));
+                    self.learn_cost(now, running.started, running.units, took);
+                }
+                (EngineState::Starting | EngineState::Wedged | EngineState::Failed, _) => {}
+            }
         }
         if verdicts.contains(&RowVerdict::Failed) {
             self.canary.suspect();
