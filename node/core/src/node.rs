@@ -461,8 +461,8 @@ impl Node {
         let waiting = self.jobs.iter().filter(|(_, job)| job.waiting);
         for id in waiting.map(|(&id, _)| id).collect::<Vec<_>>() {
             self.place(now, id, Cause::New, effects);
-            // Where one chunk can go, the next ones can.
-            if let Some(part) = self.jobs.get(&id).and_then(|job| job.part) {
+            // Where one chunk can go, the next ones can. While it waits, they would wait beside it.
+            if let Some(part) = self.jobs.get(&id).filter(|job| !job.is_nowhere()).and_then(|job| job.part) {
                 self.call_moved(part.of);
             }
         }

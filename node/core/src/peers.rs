@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::cost::Cost;
 use crate::gate::{self, Gate, Signal};
 use crate::id::{BootId, NodeId};
+use crate::lifecycle::Standing;
 use crate::load::Report;
 use crate::prng::Prng;
 use crate::route::Seat;
@@ -292,6 +293,12 @@ impl Peers {
     pub fn lives(&self, now: MonoTime, peer: &NodeId, ticket: Option<Ticket>) -> bool {
         let peer = self.position(peer).map(|at| &self.table[at]);
         peer.is_some_and(|peer| peer.is_of(ticket) && peer.lives(now))
+    }
+
+    /// Whether `peer` says that it is leaving.
+    #[must_use]
+    pub fn leaves(&self, now: MonoTime, peer: &NodeId) -> bool {
+        self.position(peer).is_some_and(|at| self.table[at].standing(now) == Standing::Draining)
     }
 
     /// What `peer` said last of its wait, if that was a moment ago.
