@@ -462,7 +462,6 @@ impl Peers {
         reports.fold(Holdings::default(), |sum, report| Holdings {
             nodes: sum.nodes + 1,
             jobs: sum.jobs + report.map_or(0, |report| report.held.into()),
-            slots: sum.slots + report.map_or(1, |report| report.slots.into()),
         })
     }
 
@@ -568,8 +567,6 @@ pub struct Holdings {
     pub nodes: u64,
     /// Jobs that wait or run there.
     pub jobs: u64,
-    /// Batches that run there at one time.
-    pub slots: u64,
 }
 
 #[cfg(test)]

@@ -14,9 +14,9 @@ use super::explain::Explanation;
 use super::job::{Job, Part};
 use super::{Arrival, Effect, Node, Outcome, Placed, Source};
 use crate::admission;
+use crate::batch::Work;
 use crate::cost::Cost;
 use crate::id::{JobId, NodeId};
-use crate::queue::Work;
 use crate::retry::Cause;
 use crate::split::SplitRules;
 use crate::tally::Rule;
@@ -91,8 +91,7 @@ impl Node {
     pub(super) fn begin_call(&mut self, now: MonoTime, arrival: Arrival, effects: &mut Vec<Effect>) {
         let Arrival { job: id, units, bytes, deadline, client, explain, .. } = arrival;
         let explanation = explain.then(Box::<Explanation>::default);
-        let work = Work { rows: units.len() as u64, units: units.iter().map(|&units| u64::from(units)).sum() };
-        if self.time_of_all(now, work).is_some_and(|time| admission::hopeless(now, time, deadline)) {
+        if self.time_of_all(now, Work::of(&units)).is_some_and(|time| admission::hopeless(now, time, deadline)) {
             self.tally.count(Rule::ShedHopeless);
             let outcome = Outcome::Overloaded { retry_after: self.retry_after(now) };
             effects.push(Effect::Finish { job: id, outcome, placements: 0, explanation });
@@ -125,7 +124,7 @@ impl Node {
         const WHOLE: u64 = 1_000_000_000_000;
         let batch = self.rules.batch;
         let rate = |cost: Cost| {
-            let time = cost.of(work.units, batch.batches(cost, work.rows, work.units));
+            let time = cost.of(work.units, batch.batches(cost, work));
             WHOLE / (time.get() / u64::from(batch.slots.max(1))).max(1)
         };
         let (ready, own) = (self.peers.ready(now) as u64, rate(self.cost_here()));

@@ -7,11 +7,12 @@
 use super::canary::Wedge;
 use super::job::{Flight, Job, Stay};
 use super::{EngineFault, Node, Outcome, Placed, Refusal, RowVerdict, Running, Source};
+use crate::batch::Work;
 use crate::cost::Cost;
 use crate::id::{Attempt, BatchId, JobId, RowRef};
 use crate::lifecycle::EngineState;
 use crate::node::Effect;
-use crate::queue::{Pulled, Work};
+use crate::queue::Pulled;
 use crate::retry::Cause;
 use crate::route::Seat;
 use crate::tally::Rule;
@@ -47,7 +48,7 @@ impl Node {
 
     /// Time until `job`, come now, would be done: the running batches, what runs before it, itself.
     ///
-    /// Work with a later deadline does not count: a caller in no hurry must not make hopeless who is in one.
+    /// Work with a later turn does not count: a caller in no hurry must not make hopeless who is in one.
     pub(super) fn completion_here(&self, now: MonoTime, job: &Job) -> Micros {
         let own = Work { rows: job.units.len() as u64, units: job.units_sum };
         self.completion_after(now, self.queue.before(job.turn), own)
@@ -57,8 +58,7 @@ impl Node {
     /// this node cannot compute. For a shell that has to know whether something else would be sooner.
     #[must_use]
     pub fn estimate(&self, now: MonoTime, units: &[u32]) -> Option<Micros> {
-        let own = Work { rows: units.len() as u64, units: units.iter().map(|&units| u64::from(units)).sum() };
-        self.can_compute().then(|| self.completion_after(now, self.queue.all(), own))
+        self.can_compute().then(|| self.completion_after(now, self.queue.all(), Work::of(units)))
     }
 
     fn completion_after(&self, now: MonoTime, before: Work, own: Work) -> Micros {
@@ -79,7 +79,7 @@ impl Node {
     /// Time until a slot is free and `work` has been given to the device.
     fn wait_for(&self, now: MonoTime, work: Work) -> Micros {
         let (slots, cost) = (self.slots(), self.cost_here());
-        let batches = self.rules.batch.batches(cost, work.rows, work.units);
+        let batches = self.rules.batch.batches(cost, work);
         if self.running.len() as u64 + batches < slots {
             return Micros::ZERO;
         }
@@ -101,7 +101,7 @@ impl Node {
     /// Time of `work` on one slot.
     fn time_of(&self, work: Work) -> Micros {
         let cost = self.cost_here();
-        cost.of(work.units, self.rules.batch.batches(cost, work.rows, work.units))
+        cost.of(work.units, self.rules.batch.batches(cost, work))
     }
 
     /// Gives the device batches as long as it has a slot for one.
@@ -125,9 +125,9 @@ impl Node {
         }
     }
 
-    /// A job that cannot be done by its deadline any more would take the time of those behind it, so that they would be
-    /// late in turn: under twice the load that can be served a fifth of the device went into answers that nobody waited
-    /// for. With nobody behind it, it is tried, because the estimate may be wrong.
+    /// Ends a job that comes to the device too late for its deadline, by what it should take: it would take the time of
+    /// those behind it, so that they would be late in turn. Under twice the load that can be served a fifth of the device
+    /// went into answers that nobody waited for. With nobody behind it, it is tried, because the estimate may be wrong.
     pub(super) fn end_what_would_be_late(&mut self, now: MonoTime, effects: &mut Vec<Effect>) {
         if self.slots() <= self.running.len() as u64 {
             return;

@@ -67,7 +67,7 @@ pub enum Verdict {
     Rejected,
     /// Its model failed on the job.
     Failed,
-    /// The deadline passed there.
+    /// The deadline passed there, or could not be met any more.
     Expired,
 }
 
@@ -286,7 +286,7 @@ pub enum Outcome {
         /// When to come back.
         retry_after: Micros,
     },
-    /// Its deadline passed.
+    /// Its deadline passed, or it came to the device too late to meet it while others waited.
     Expired,
     /// The job of a peer is not taken.
     Refused(Refusal),

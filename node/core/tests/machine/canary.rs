@@ -73,6 +73,16 @@ fn texts_that_fail_again_and_again_leave_most_of_the_device_to_the_others() {
 }
 
 #[test]
+fn a_suspicion_is_no_reason_to_ask_later_than_without_one() {
+    // A twentieth of the device's time would be a canary of a second in twenty.
+    let ready = Input::EngineReady { units: 1, took: Micros::from_ms(1000) };
+    let mut stage = Stage::with_rules(with_canary(), &[]).play(&[(0, ready, &[])]);
+    stage.feed(100, callers(1, &[1, 1], DEADLINE_MS));
+    stage.feed(200, batch_failed(1));
+    assert_eq!(ticks(&mut stage, 201, 10_500), [10_000]);
+}
+
+#[test]
 fn a_device_that_hangs_makes_the_node_wedged_and_its_work_goes_elsewhere() {
     let mut stage = stage(&[peer("a", 5000)]);
     stage.feed(0, caller(1));
