@@ -119,13 +119,15 @@ fn what_is_no_recording_is_told_with_its_line() {
         lines[at] = line.to_owned();
         lines.concat()
     };
+    let of_format = |format: u32| format!("{{\"header\":{{\"format\":{format},\"all\":\"new\"}}}}\n");
+    let newer = format!("format {}, and this program reads format {FORMAT}", FORMAT + 1);
     let cases = [
         (String::new(), "f is empty"),
         ("{\"header\"".to_owned(), "f breaks off in its first line"),
         ("hello\n".to_owned(), "f, line 1: this is no header"),
         ("\u{0}\u{1}\n".to_owned(), "f, line 1: this is no header"),
-        ("{\"header\":{\"format\":3,\"all\":\"new\"}}\n".to_owned(), "format 3, and this program reads format 2"),
-        ("{\"header\":{\"format\":2}}\n".to_owned(), "f, line 1: this is no header of a recording: missing field"),
+        (of_format(FORMAT + 1), &newer),
+        (of_format(FORMAT), "f, line 1: this is no header of a recording: missing field"),
         (with(0, ""), "f, line 1: this is no header"),
         (with(2, "{\"step\":5}\n"), "f, line 3: this is no entry"),
         (with(2, "\n"), "f, line 3: this is no entry"),

@@ -1,12 +1,48 @@
 //! How many waiting rows form the next forward pass.
 //!
 //! For `queue`, whenever the device is free: the batch is pulled, so an idle device never waits for company.
-//! Invariants: at least one row; within the limits on rows, on units and on time, the first row excepted.
+//! Invariants: at least one row; within the limits on rows and on units, the first row excepted; within the limit on
+//! time too, unless more are taken to learn what a batch of more than one size costs.
+
+use std::ops::{Add, Sub};
 
 use serde::{Deserialize, Serialize};
 
 use crate::cost::Cost;
 use crate::time::Micros;
+
+/// An amount of work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Rows.
+    pub rows: u64,
+    /// Units of all of them.
+    pub units: u64,
+}
+
+impl Work {
+    /// That of these rows; one entry a row, its units.
+    #[must_use]
+    pub fn of(units: &[u32]) -> Self {
+        Self { rows: units.len() as u64, units: units.iter().map(|&units| u64::from(units)).sum() }
+    }
+}
+
+impl Add for Work {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { rows: self.rows + other.rows, units: self.units + other.units }
+    }
+}
+
+impl Sub for Work {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        Self { rows: self.rows - other.rows, units: self.units - other.units }
+    }
+}
 
 /// Bounds of one forward pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,10 +76,10 @@ impl BatchRules {
 }
 
 impl BatchRules {
-    /// How many batches `rows` rows of `units` units together make at least.
+    /// How many batches `work` makes at least.
     #[must_use]
-    pub fn batches(&self, cost: Cost, rows: u64, units: u64) -> u64 {
-        rows.div_ceil(self.rows_max.max(1).into()).max(units.div_ceil(self.units_max_at(cost)))
+    pub fn batches(&self, cost: Cost, work: Work) -> u64 {
+        work.rows.div_ceil(self.rows_max.max(1).into()).max(work.units.div_ceil(self.units_max_at(cost)))
     }
 }
 

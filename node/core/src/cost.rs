@@ -39,8 +39,9 @@ const RIDGE: f64 = 0.01;
 /// for ever, because without batches it never learns better. A node that really turned slow is believed step by step.
 const SURPRISE_MAX: f64 = 4.0;
 /// A batch is a surprise when it takes more than so many times what it should have, and its error is so many times what
-/// errors usually are. One may be chance; from the second in a row on they are believed by half, because a device that
-/// is ten times slower than its node believes draws work all the time until it is known.
+/// errors usually are. One may be chance; from the second in a row on, and if the model does not fit any more by the
+/// rule above, they are believed by half, because a device that is ten times slower than its node believes draws work
+/// all the time until it is known.
 const SURPRISE_MIN_TIMES: f64 = 2.0;
 const SURPRISE_SIGMAS: f64 = 4.0;
 const WEIGHT_SURPRISED: f64 = 0.5;

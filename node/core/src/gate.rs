@@ -124,6 +124,10 @@ pub fn step(now: MonoTime, rules: &GateRules, gate: Gate, signal: Signal, chance
         }
         (Gate::Passing { .. }, Signal::Broke | Signal::Silent) => rules.pause(now, 1, chance),
         (Gate::Passing { .. }, Signal::Returned) => Gate::Blocking { until: now, trips: 0 },
+        // What was learned of the peer while it was gone says nothing any more: it would be left alone for another pause
+        // after it is back. One ping for each return is all that this costs, and one that is out is that ping.
+        (Gate::Blocking { until, .. }, Signal::Returned) => Gate::Blocking { until: until.min(now), trips: 0 },
+        (Gate::Probing { until, .. }, Signal::Returned) => Gate::Probing { until, trips: 0 },
         (Gate::Blocking { until, trips }, Signal::Tick) if until <= now => {
             Gate::Probing { until: now + rules.ping_limit, trips }
         }
@@ -141,7 +145,7 @@ pub fn step(now: MonoTime, rules: &GateRules, gate: Gate, signal: Signal, chance
         }
         (
             Gate::Passing { .. } | Gate::Blocking { .. } | Gate::Probing { .. },
-            Signal::Broke | Signal::Silent | Signal::Called | Signal::Returned | Signal::Tick,
+            Signal::Broke | Signal::Silent | Signal::Called | Signal::Tick,
         ) => gate,
     }
 }
@@ -224,7 +228,16 @@ mod tests {
         run(&[(5, Returned), (6, Tick)], Gate::Probing { until: ms(406), trips: 0 });
         run(&[(5, Returned), (6, Tick), (7, Heard)], Gate::NEW);
         run(&[(5, Returned), (6, Tick), (7, Silent)], Gate::Blocking { until: ms(1007), trips: 1 });
-        run(&[(0, Broke), (5, Returned)], Gate::Blocking { until: ms(1000), trips: 1 });
+    }
+
+    #[test]
+    fn whoever_is_said_to_be_back_does_not_wait_for_the_end_of_a_pause() {
+        run(&[(0, Broke), (5, Returned)], Gate::Blocking { until: ms(5), trips: 0 });
+        run(&[(0, Broke), (1000, Returned)], Gate::Blocking { until: ms(1000), trips: 0 });
+        // The ping that is out will do; if it fails, the pauses begin anew.
+        let asked = [(0, Broke), (1000, Tick), (1001, Broke), (3001, Tick), (3100, Returned)];
+        run(&asked, Gate::Probing { until: ms(3401), trips: 0 });
+        run(&[&asked[..], &[(3200, Returned), (3401, Tick)]].concat(), Gate::Blocking { until: ms(4401), trips: 1 });
     }
 
     #[test]

@@ -36,7 +36,6 @@ use crate::affinity::OwnerTable;
 use crate::breaker::Breaker;
 use crate::budget::Budget;
 use crate::cost::{Alike, Cost, CostModel};
-use crate::gate::Signal;
 use crate::heat::{self, Heat};
 use crate::id::{BatchId, BootId, JobId, NodeId};
 use crate::lifecycle::{self, DoorSignal, DoorState, EngineState, Standing};
@@ -250,8 +249,7 @@ impl Node {
             // Under doubt, who knows whether the peer was silent or this node deaf.
             Input::PingFailed { .. } if self.in_doubt(now) => {}
             Input::PingFailed { peer, broke } => {
-                let signal = if broke { Signal::Broke } else { Signal::Silent };
-                self.peers.on_failed(now, &peer, None, signal, (&mut self.prng, &mut self.tally));
+                self.peers.on_ping_failed(now, &peer, broke, (&mut self.prng, &mut self.tally));
             }
             Input::Parted { peer } => {
                 if self.peers.on_parted(now, &peer) {
@@ -463,8 +461,8 @@ impl Node {
         let waiting = self.jobs.iter().filter(|(_, job)| job.waiting);
         for id in waiting.map(|(&id, _)| id).collect::<Vec<_>>() {
             self.place(now, id, Cause::New, effects);
-            // Where one chunk can go, the next ones can.
-            if let Some(part) = self.jobs.get(&id).and_then(|job| job.part) {
+            // Where one chunk can go, the next ones can. While it waits, they would wait beside it.
+            if let Some(part) = self.jobs.get(&id).filter(|job| !job.is_nowhere()).and_then(|job| job.part) {
                 self.call_moved(part.of);
             }
         }

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::cost::Cost;
 use crate::gate::{self, Gate, Signal};
 use crate::id::{BootId, NodeId};
+use crate::lifecycle::Standing;
 use crate::load::Report;
 use crate::prng::Prng;
 use crate::route::Seat;
@@ -261,11 +262,26 @@ impl Peers {
         (self.stale, self.due) = (true, MonoTime::START);
     }
 
+    /// A ping of `peer` was not answered, or (`broke`) did not get there.
+    ///
+    /// Of a peer that gossip calls dead no answer is awaited: one that was asked while it seemed to live would only be
+    /// blocked for a silence that is explained. In a panic gossip is not believed, and pings have to tell.
+    pub fn on_ping_failed(&mut self, now: MonoTime, peer: &NodeId, broke: bool, with: (&mut Prng, &mut Tally)) {
+        let panics = self.panics;
+        let is_explained = |peer: &Peer| peer.dead_since.is_some() && peer.gate.passes() && !panics;
+        if !broke && self.position(peer).is_some_and(|at| is_explained(&self.table[at])) {
+            return;
+        }
+        let signal = if broke { Signal::Broke } else { Signal::Silent };
+        self.on_failed(now, peer, None, signal, with);
+    }
+
     /// The connection to `peer` ended. Returns whether to ask at once if the peer is there: not where that is known or
     /// being asked anyway, and not again and again of a peer that ends every connection.
     pub fn on_parted(&mut self, now: MonoTime, peer: &NodeId) -> bool {
         let Some(peer) = self.of(peer) else { return false };
-        let asks = peer.gate.passes() && peer.parted.is_none_or(|at| at + PARTED_PING_EVERY <= now);
+        let is_known = !peer.gate.passes() || peer.dead_since.is_some();
+        let asks = !is_known && peer.parted.is_none_or(|at| at + PARTED_PING_EVERY <= now);
         if asks {
             peer.parted = Some(now);
         }
@@ -277,6 +293,12 @@ impl Peers {
     pub fn lives(&self, now: MonoTime, peer: &NodeId, ticket: Option<Ticket>) -> bool {
         let peer = self.position(peer).map(|at| &self.table[at]);
         peer.is_some_and(|peer| peer.is_of(ticket) && peer.lives(now))
+    }
+
+    /// Whether `peer` says that it is leaving.
+    #[must_use]
+    pub fn leaves(&self, now: MonoTime, peer: &NodeId) -> bool {
+        self.position(peer).is_some_and(|at| self.table[at].standing(now) == Standing::Draining)
     }
 
     /// What `peer` said last of its wait, if that was a moment ago.
@@ -440,7 +462,6 @@ impl Peers {
         reports.fold(Holdings::default(), |sum, report| Holdings {
             nodes: sum.nodes + 1,
             jobs: sum.jobs + report.map_or(0, |report| report.held.into()),
-            slots: sum.slots + report.map_or(1, |report| report.slots.into()),
         })
     }
 
@@ -546,8 +567,6 @@ pub struct Holdings {
     pub nodes: u64,
     /// Jobs that wait or run there.
     pub jobs: u64,
-    /// Batches that run there at one time.
-    pub slots: u64,
 }
 
 #[cfg(test)]

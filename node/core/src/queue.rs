@@ -1,16 +1,16 @@
 //! The rows that wait for this node's device.
 //!
-//! For `node`. Ordered by deadline, then by arrival. Rows that must run alone (their batch failed) go first, one a
-//! batch.
+//! For `node`. Ordered by the turn that each job has, the earliest first: its deadline, unless it is a chunk of a call.
+//! Rows that must run alone (their batch failed) go first, one a batch.
 //! Invariants: the sums of rows and units equal what is in the queue (asserted); a removed job leaves nothing behind.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::{Add, Bound, Sub};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::batch::{self, BatchRules};
+use crate::batch::{self, BatchRules, Work};
 use crate::cost::Cost;
 use crate::id::{JobId, RowRef};
 use crate::time::MonoTime;
@@ -26,31 +26,6 @@ pub struct Pulled {
     pub row: RowRef,
     /// What it costs.
     pub units: u32,
-}
-
-/// An amount of work.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Work {
-    /// Rows.
-    pub rows: u64,
-    /// Units of all of them.
-    pub units: u64,
-}
-
-impl Add for Work {
-    type Output = Self;
-
-    fn add(self, other: Self) -> Self {
-        Self { rows: self.rows + other.rows, units: self.units + other.units }
-    }
-}
-
-impl Sub for Work {
-    type Output = Self;
-
-    fn sub(self, other: Self) -> Self {
-        Self { rows: self.rows - other.rows, units: self.units - other.units }
-    }
 }
 
 /// Rows that wait.
@@ -74,11 +49,11 @@ struct Waiting {
 
 impl Queue {
     /// Adds all rows of a job; `units[i]` is what row `i` costs.
-    pub fn push(&mut self, job: JobId, deadline: MonoTime, units: Arc<[u32]>) {
-        self.rows += units.len() as u64;
-        let units_left = units.iter().map(|&units| u64::from(units)).sum();
+    pub fn push(&mut self, job: JobId, turn: MonoTime, units: Arc<[u32]>) {
+        let Work { rows, units: units_left } = Work::of(&units);
+        self.rows += rows;
         self.units += units_left;
-        let replaced = self.jobs.insert((deadline, job), Waiting { units, next: 0, units_left });
+        let replaced = self.jobs.insert((turn, job), Waiting { units, next: 0, units_left });
         assert!(replaced.is_none(), "job {job:?} was queued twice");
     }
 
@@ -90,9 +65,9 @@ impl Queue {
         self.alone.push_back(pulled);
     }
 
-    /// Takes out what is left of a job.
-    pub fn remove(&mut self, job: JobId, deadline: MonoTime) {
-        if let Some(waiting) = self.jobs.remove(&(deadline, job)) {
+    /// Takes out what is left of a job that was added with this `turn`.
+    pub fn remove(&mut self, job: JobId, turn: MonoTime) {
+        if let Some(waiting) = self.jobs.remove(&(turn, job)) {
             self.rows -= (waiting.units.len() - waiting.next) as u64;
             self.units -= waiting.units_left;
         }
@@ -165,16 +140,16 @@ impl Queue {
         Work { rows: self.rows, units: self.units }
     }
 
-    /// What runs before a job with this `deadline` that came now. Exact as long as no more than `LOOKED_AT_MAX` jobs
-    /// have an earlier deadline, or a later one. Cost: nothing when none has a later one, the common case; else the
-    /// smaller number of these, bounded.
+    /// What runs before a job with this `turn` that came now. Exact as long as no more than `LOOKED_AT_MAX` jobs have an
+    /// earlier turn, or a later one. Cost: nothing when none has a later one, the common case; else the smaller number of
+    /// these, bounded.
     #[must_use]
-    pub fn before(&self, deadline: MonoTime) -> Work {
-        if self.jobs.last_key_value().is_none_or(|(&(last, _), _)| last <= deadline) {
+    pub fn before(&self, turn: MonoTime) -> Work {
+        if self.jobs.last_key_value().is_none_or(|(&(last, _), _)| last <= turn) {
             return self.all();
         }
         let alone = Work { rows: self.alone.len() as u64, units: self.alone_units };
-        let bound = (deadline, JobId(u64::MAX));
+        let bound = (turn, JobId(u64::MAX));
         let mut earlier = self.jobs.range(..=bound).map(|(_, waiting)| waiting.left());
         let mut later = self.jobs.range((Bound::Excluded(bound), Bound::Unbounded)).map(|(_, waiting)| waiting.left());
         let (mut before, mut after) = (alone, Work::default());
@@ -241,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn the_earliest_deadline_runs_first_and_a_large_job_is_cut() {
+    fn the_earliest_turn_runs_first_and_a_large_job_is_cut() {
         let mut queue = Queue::default();
         queue.push(JobId(1), at(90), Arc::from([1; 5]));
         queue.push(JobId(2), at(50), Arc::from([1; 2]));
@@ -260,12 +235,12 @@ mod tests {
     }
 
     #[test]
-    fn before_a_job_runs_what_has_an_earlier_or_equal_deadline_or_must_run_alone() {
+    fn before_a_job_runs_what_has_an_earlier_or_equal_turn_or_must_run_alone() {
         let mut queue = Queue::default();
         queue.push(JobId(1), at(50), Arc::from([1, 2]));
         queue.push(JobId(2), at(90), Arc::from([10]));
-        for (deadline_ms, expected) in [(49, 0), (50, 3), (89, 3), (90, 13)] {
-            assert_eq!(queue.before(at(deadline_ms)).units, expected, "{deadline_ms} ms");
+        for (turn_ms, expected) in [(49, 0), (50, 3), (89, 3), (90, 13)] {
+            assert_eq!(queue.before(at(turn_ms)).units, expected, "{turn_ms} ms");
         }
         drop(queue.pull(&rules(1), Cost::default(), 0));
         queue.push_alone(Pulled { row: RowRef { job: JobId(7), row: 3 }, units: 100 });
@@ -277,10 +252,9 @@ mod tests {
         let mut queue = Queue::default();
         let jobs = 4000u64;
         (0..jobs).for_each(|job| queue.push(JobId(job), at(job), Arc::from([2])));
-        for (deadline_ms, least, most) in [(9, 20, 20), (jobs - 9, 2 * (jobs - 8), 2 * (jobs - 8)), (2000, 3990, 4010)]
-        {
-            let units = queue.before(at(deadline_ms)).units;
-            assert!((least..=most).contains(&units), "{units} at {deadline_ms} ms");
+        for (turn_ms, least, most) in [(9, 20, 20), (jobs - 9, 2 * (jobs - 8), 2 * (jobs - 8)), (2000, 3990, 4010)] {
+            let units = queue.before(at(turn_ms)).units;
+            assert!((least..=most).contains(&units), "{units} at {turn_ms} ms");
         }
     }
 
@@ -292,15 +266,15 @@ mod tests {
         for number in 0..2000u64 {
             match prng.below(4) {
                 0 | 1 => {
-                    let (job, deadline) = (JobId(number), at(prng.below(50) as u64));
+                    let (job, turn) = (JobId(number), at(prng.below(50) as u64));
                     let units: Vec<u32> = (1..=6).take(1 + prng.below(5)).collect();
-                    queue.push(job, deadline, units.into());
-                    held.push((job, deadline));
+                    queue.push(job, turn, units.into());
+                    held.push((job, turn));
                 }
                 2 if !held.is_empty() => {
-                    let (job, deadline) = held.swap_remove(prng.below(held.len()));
+                    let (job, turn) = held.swap_remove(prng.below(held.len()));
                     queue.push_alone(Pulled { row: RowRef { job, row: 0 }, units: 4 });
-                    queue.remove(job, deadline);
+                    queue.remove(job, turn);
                 }
                 _ => drop(queue.pull(&rules(3), Cost::default(), 0)),
             }
@@ -311,8 +285,8 @@ mod tests {
             let all = Work { rows: queue.rows(), units: each + alone };
             assert_eq!((queue.all(), queue.before(at(u64::MAX))), (all, all));
         }
-        for (job, deadline) in held {
-            queue.remove(job, deadline);
+        for (job, turn) in held {
+            queue.remove(job, turn);
         }
         assert_eq!(queue.all(), Work::default());
     }

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::batch::BatchRules;
+use crate::batch::{BatchRules, Work};
 use crate::cost::Cost;
 use crate::time::Micros;
 
@@ -42,13 +42,13 @@ impl Default for SplitRules {
 impl SplitRules {
     /// How long these rows take on a device that has this `cost` and runs batches by the rules `batch`, and how many
     /// chunks of which time they make: at least 1.
-    fn chunks(&self, batch: &BatchRules, cost: Cost, rows: usize, units_sum: u64) -> Plan {
-        let batches = batch.batches(cost, rows as u64, units_sum);
-        let whole = Micros::new(cost.of(units_sum, batches).get() / u64::from(batch.slots.max(1)));
+    fn chunks(&self, batch: &BatchRules, cost: Cost, work: Work) -> Plan {
+        let batches = batch.batches(cost, work);
+        let whole = Micros::new(cost.of(work.units, batches).get() / u64::from(batch.slots.max(1)));
         // By the same rule as a batch, or a chunk would be a part of one.
         let time = self.chunk_time.max(cost.fixed.times(2)).max(Micros::new(1));
         // Rounded up: a chunk that is a little larger than a batch would run as two.
-        let chunks = whole.get().div_ceil(time.get()).clamp(1, rows.max(1) as u64);
+        let chunks = whole.get().div_ceil(time.get()).clamp(1, work.rows.max(1));
         Plan { whole, time, chunks }
     }
 
@@ -59,7 +59,7 @@ impl SplitRules {
         if units.len() < 2 {
             return false;
         }
-        let Plan { whole, time, chunks } = self.chunks(batch, cost, units.len(), sum(units));
+        let Plan { whole, time, chunks } = self.chunks(batch, cost, Work::of(units));
         1 < chunks && time.percent(WORTH_PERCENT) < whole
     }
 
@@ -67,9 +67,9 @@ impl SplitRules {
     /// evenly, so that the last chunk is not a crumb.
     #[must_use]
     pub fn next(&self, batch: &BatchRules, cost: Cost, left: &[u32]) -> usize {
-        let units_sum = sum(left);
-        let Plan { chunks, .. } = self.chunks(batch, cost, left.len(), units_sum);
-        let share = units_sum.div_ceil(chunks);
+        let work = Work::of(left);
+        let Plan { chunks, .. } = self.chunks(batch, cost, work);
+        let share = work.units.div_ceil(chunks);
         let mut taken = 0u64;
         let rows = left.iter().take_while(|&&units| {
             taken = taken.saturating_add(units.into());
@@ -77,10 +77,6 @@ impl SplitRules {
         });
         rows.count().max(1).min(left.len())
     }
-}
-
-fn sum(units: &[u32]) -> u64 {
-    units.iter().map(|&units| u64::from(units)).sum()
 }
 
 #[cfg(test)]
@@ -139,7 +135,7 @@ mod tests {
             .map(|rows| {
                 let (chunk, rest) = left.split_at(rows);
                 left = rest;
-                sum(chunk)
+                Work::of(chunk).units
             })
             .collect();
         // 50 ms are 100 units; a row has up to 40.

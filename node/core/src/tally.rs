@@ -42,7 +42,7 @@ rules! {
     ShedHopeless = "shed_hopeless";
     /// A job was refused because too much is held.
     ShedFull = "shed_full";
-    /// A job passed its deadline.
+    /// A job passed its deadline, or came to the device too late to meet it while others waited.
     Expired = "expired";
     /// A job was held for a node that starts, or for a peer that is asked whether it is back.
     HeldForStart = "held_for_start";

@@ -14,9 +14,9 @@ use super::explain::Explanation;
 use super::job::{Job, Part};
 use super::{Arrival, Effect, Node, Outcome, Placed, Source};
 use crate::admission;
+use crate::batch::Work;
 use crate::cost::Cost;
 use crate::id::{JobId, NodeId};
-use crate::queue::Work;
 use crate::retry::Cause;
 use crate::split::SplitRules;
 use crate::tally::Rule;
@@ -52,9 +52,9 @@ pub(super) struct Call {
 /// Where the other chunks of a chunk's call are. Nowhere, for a job that is no chunk.
 #[derive(Debug, Default)]
 pub(super) struct Siblings {
-    /// Peers that have as many of them as they may.
+    /// Peers that have as many of them as they may, without those that the chunk was on: to them it does not go again.
     pub(super) full: Vec<NodeId>,
-    /// This node has as many of them as it may.
+    /// This node has as many of them as it may, and the chunk was not here.
     pub(super) here_full: bool,
     /// At least one is at a node.
     any_out: bool,
@@ -91,8 +91,7 @@ impl Node {
     pub(super) fn begin_call(&mut self, now: MonoTime, arrival: Arrival, effects: &mut Vec<Effect>) {
         let Arrival { job: id, units, bytes, deadline, client, explain, .. } = arrival;
         let explanation = explain.then(Box::<Explanation>::default);
-        let work = Work { rows: units.len() as u64, units: units.iter().map(|&units| u64::from(units)).sum() };
-        if self.time_of_all(now, work).is_some_and(|time| admission::hopeless(now, time, deadline)) {
+        if self.time_of_all(now, Work::of(&units)).is_some_and(|time| admission::hopeless(now, time, deadline)) {
             self.tally.count(Rule::ShedHopeless);
             let outcome = Outcome::Overloaded { retry_after: self.retry_after(now) };
             effects.push(Effect::Finish { job: id, outcome, placements: 0, explanation });
@@ -125,7 +124,7 @@ impl Node {
         const WHOLE: u64 = 1_000_000_000_000;
         let batch = self.rules.batch;
         let rate = |cost: Cost| {
-            let time = cost.of(work.units, batch.batches(cost, work.rows, work.units));
+            let time = cost.of(work.units, batch.batches(cost, work));
             WHOLE / (time.get() / u64::from(batch.slots.max(1))).max(1)
         };
         let (ready, own) = (self.peers.ready(now) as u64, rate(self.cost_here()));
@@ -165,15 +164,15 @@ impl Node {
         }
     }
 
-    /// Places the chunks of a call that wait for room, then new ones, until one that may go anywhere has to wait.
+    /// Places the chunks of a call that wait for room, then new ones, until one has to wait that may go anywhere.
     fn start_chunks(&mut self, now: MonoTime, id: JobId, effects: &mut Vec<Effect>) {
         let parked = |chunk: &JobId| Some((*chunk, self.jobs.get(chunk)?.parked?));
         let parked: Vec<_> = self.calls[&id].open.iter().filter_map(parked).collect();
         for (chunk, only_here) in parked {
             self.take_turn(now, id, chunk);
             self.place(now, chunk, Cause::Room { only_here }, effects);
-            // Where this one may not go, the next one may.
-            if self.is_nowhere(chunk) && !only_here {
+            // Where this one may not go, or was, the next one may go.
+            if !only_here && self.jobs.get(&chunk).is_none_or(|job| job.is_nowhere() && job.history.attempts == 0) {
                 return;
             }
         }
@@ -200,6 +199,14 @@ impl Node {
         if job.history.attempts == 0 {
             job.turn = now + call.deadline.since(call.arrived);
         }
+    }
+
+    /// Whether the job belongs to a call of which more was placed than this. It is not refused half-way because it may be
+    /// late: it ends late, or at the device that it comes to too late.
+    pub(super) fn is_begun(&self, id: JobId) -> bool {
+        let job = &self.jobs[&id];
+        let Some(Part { of, is_first }) = job.part else { return false };
+        !is_first || 0 < job.history.attempts || self.calls.get(&of).is_some_and(|call| 1 < call.chunks)
     }
 
     /// It waits for room or for a node to start, or ended at once.
@@ -243,10 +250,8 @@ impl Node {
         if !id.is_chunk() {
             return siblings;
         }
-        let part = self.jobs.get(&id).and_then(|job| job.part);
-        let Some((call, rules)) = part.and_then(|part| self.calls.get(&part.of)).zip(self.rules.split) else {
-            return siblings;
-        };
+        let Some(Job { part: Some(Part { of, .. }), history, .. }) = self.jobs.get(&id) else { return siblings };
+        let Some((call, rules)) = self.calls.get(of).zip(self.rules.split) else { return siblings };
         let (mut here, mut away) = (0, Vec::<(&NodeId, u32)>::new());
         for job in call.open.iter().filter(|&&other| other != id).filter_map(|other| self.jobs.get(other)) {
             here += u32::from(job.here.is_some());
@@ -258,8 +263,9 @@ impl Node {
             }
         }
         siblings.any_out = 0 < here || !away.is_empty();
-        siblings.here_full = rules.per_node_max.max(1) <= here;
-        let full = away.into_iter().filter(|&(_, chunks)| rules.per_node_max.max(1) <= chunks);
+        let is_full = |chunks: u32| rules.per_node_max.max(1) <= chunks;
+        siblings.here_full = is_full(here) && !history.tried_here;
+        let full = away.into_iter().filter(|&(peer, chunks)| is_full(chunks) && !history.tried.contains(peer));
         siblings.full = full.map(|(peer, _)| peer.clone()).collect();
         siblings
     }

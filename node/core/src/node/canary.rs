@@ -18,8 +18,8 @@ const OVERDUE_FACTOR: u64 = 4;
 const OVERDUE_BY: Micros = Micros::from_ms(200);
 /// A canary may take so many times what an inference of its size should.
 const LATE_FACTOR: u64 = 4;
-/// Where callers' texts are the reason, at most one part in so many of the device's time goes to canaries: whoever
-/// sends texts that fail must not slow the others down by them.
+/// Where callers' texts are the reason to ask before it is time anyway, at most one part in so many of the device's time
+/// goes to canaries: whoever sends texts that fail must not slow the others down by them.
 const SHARE_ONE_IN: u64 = 20;
 
 /// Why the engine is wedged.
@@ -75,6 +75,7 @@ impl Node {
         let Some(rules) = self.rules.canary.filter(|_| self.canary.asked.is_none()) else { return };
         let after = match self.engine {
             EngineState::Ready if self.canary.suspected => {
+                // A suspicion is no reason to ask later than without one.
                 rules.interval_min.max(self.canary_time().times(SHARE_ONE_IN)).min(rules.interval)
             }
             EngineState::Ready => rules.interval,
@@ -143,7 +144,8 @@ impl Node {
         })
     }
 
-    fn batch_time(&self, running: &Running) -> Micros {
+    /// What a batch should take.
+    pub(super) fn batch_time(&self, running: &Running) -> Micros {
         self.cost_here().of(running.units, 1)
     }
 

@@ -4,13 +4,15 @@
 //! Invariants: no more batches are on the device than it has slots; a row whose batch failed runs alone before anybody
 //! is blamed.
 
+use super::canary::Wedge;
 use super::job::{Flight, Job, Stay};
 use super::{EngineFault, Node, Outcome, Placed, Refusal, RowVerdict, Running, Source};
+use crate::batch::Work;
 use crate::cost::Cost;
 use crate::id::{Attempt, BatchId, JobId, RowRef};
 use crate::lifecycle::EngineState;
 use crate::node::Effect;
-use crate::queue::{Pulled, Work};
+use crate::queue::Pulled;
 use crate::retry::Cause;
 use crate::route::Seat;
 use crate::tally::Rule;
@@ -18,6 +20,9 @@ use crate::time::{Micros, MonoTime};
 
 /// A batch that is about to end is not believed to end at once: it counts as at least this part of what it should take.
 const LEFT_AT_LEAST_ONE_IN: u64 = 8;
+/// A batch that ended after its device had been taken for hung counts as at most so many times what it should have
+/// taken, however little is known: believed in full, a hang of a minute would be the speed of a device.
+const SURPRISE_WEDGED_MAX: u64 = 4;
 /// More peers than this make the mean no truer.
 const ALIKE_MAX: usize = 64;
 /// Time between two looks at who is as fast as this node.
@@ -43,7 +48,7 @@ impl Node {
 
     /// Time until `job`, come now, would be done: the running batches, what runs before it, itself.
     ///
-    /// Work with a later deadline does not count: a caller in no hurry must not make hopeless who is in one.
+    /// Work with a later turn does not count: a caller in no hurry must not make hopeless who is in one.
     pub(super) fn completion_here(&self, now: MonoTime, job: &Job) -> Micros {
         let own = Work { rows: job.units.len() as u64, units: job.units_sum };
         self.completion_after(now, self.queue.before(job.turn), own)
@@ -53,8 +58,7 @@ impl Node {
     /// this node cannot compute. For a shell that has to know whether something else would be sooner.
     #[must_use]
     pub fn estimate(&self, now: MonoTime, units: &[u32]) -> Option<Micros> {
-        let own = Work { rows: units.len() as u64, units: units.iter().map(|&units| u64::from(units)).sum() };
-        self.can_compute().then(|| self.completion_after(now, self.queue.all(), own))
+        self.can_compute().then(|| self.completion_after(now, self.queue.all(), Work::of(units)))
     }
 
     fn completion_after(&self, now: MonoTime, before: Work, own: Work) -> Micros {
@@ -75,7 +79,7 @@ impl Node {
     /// Time until a slot is free and `work` has been given to the device.
     fn wait_for(&self, now: MonoTime, work: Work) -> Micros {
         let (slots, cost) = (self.slots(), self.cost_here());
-        let batches = self.rules.batch.batches(cost, work.rows, work.units);
+        let batches = self.rules.batch.batches(cost, work);
         if self.running.len() as u64 + batches < slots {
             return Micros::ZERO;
         }
@@ -97,7 +101,7 @@ impl Node {
     /// Time of `work` on one slot.
     fn time_of(&self, work: Work) -> Micros {
         let cost = self.cost_here();
-        cost.of(work.units, self.rules.batch.batches(cost, work.rows, work.units))
+        cost.of(work.units, self.rules.batch.batches(cost, work))
     }
 
     /// Gives the device batches as long as it has a slot for one.
@@ -121,9 +125,9 @@ impl Node {
         }
     }
 
-    /// A job that cannot be done by its deadline any more would take the time of those behind it, so that they would be
-    /// late in turn: under twice the load that can be served a fifth of the device went into answers that nobody waited
-    /// for. With nobody behind it, it is tried, because the estimate may be wrong.
+    /// Ends a job that comes to the device too late for its deadline, by what it should take: it would take the time of
+    /// those behind it, so that they would be late in turn. Under twice the load that can be served a fifth of the device
+    /// went into answers that nobody waited for. With nobody behind it, it is tried, because the estimate may be wrong.
     pub(super) fn end_what_would_be_late(&mut self, now: MonoTime, effects: &mut Vec<Effect>) {
         if self.slots() <= self.running.len() as u64 {
             return;
@@ -196,10 +200,19 @@ impl Node {
     ) {
         let running = self.end_batch(now, batch);
         assert_eq!(running.rows.len(), verdicts.len(), "a batch has one verdict a row");
-        // What was measured while this whole process stood still, or while the device hung, says nothing of its speed.
-        let sound = self.engine == EngineState::Ready;
-        if sound && self.stood_still.is_none_or(|at| at < running.started) {
-            self.learn_cost(now, running.started, running.units, took);
+        // What was measured while this whole process stood still says nothing of its device's speed.
+        if self.stood_still.is_none_or(|at| at < running.started) {
+            match (self.engine, self.wedge()) {
+                (EngineState::Ready, _) => self.learn_cost(now, running.started, running.units, took),
+                // Either the device hung, or it is so slow that its canary was taken for lost behind this batch. If
+                // nothing were learned then, a slow one would be back with the cost that it was believed to have, and be
+                // lost again with the next batch.
+                (_, Some(Wedge::Silent)) => {
+                    let took = took.min(self.batch_time(&running).times(SURPRISE_WEDGED_MAX));
+                    self.learn_cost(now, running.started, running.units, took);
+                }
+                (EngineState::Starting | EngineState::Wedged | EngineState::Failed, _) => {}
+            }
         }
         if verdicts.contains(&RowVerdict::Failed) {
             self.canary.suspect();

@@ -14,6 +14,8 @@ use crate::time::{Micros, MonoTime};
 const STEP_EVERY: Micros = Micros::from_ms(100);
 /// Lateness of this node below this is nothing special.
 const LAG_NOISE: Micros = Micros::from_ms(20);
+/// So long it counts that the gossip thread was late: it says so when it was, and nothing when it was not.
+const PULSE_HOLDS: Micros = Micros::from_ms(1000);
 /// A node that is later than this does not hear of peers that are gone from acknowledgements that do not come.
 const LAG_MAX: Micros = Micros::from_ms(1000);
 
@@ -22,6 +24,8 @@ const LAG_MAX: Micros = Micros::from_ms(1000);
 pub(super) struct Lag {
     tick: Micros,
     pulse: Micros,
+    /// When the gossip thread was late last.
+    pulsed: MonoTime,
 }
 
 impl Node {
@@ -52,7 +56,7 @@ impl Node {
 
     pub(super) fn on_pulse(&mut self, now: MonoTime, late: Micros) {
         let Some(pulse) = self.rules.pulse else { return };
-        self.set_lag(Lag { pulse: late, ..self.lag });
+        self.set_lag(Lag { pulse: late, pulsed: now, ..self.lag });
         if pulse.late_max < late {
             self.suspect_self(now);
         }
@@ -77,7 +81,8 @@ impl Node {
     pub(super) fn mind_the_ticks(&mut self, now: MonoTime) {
         let ticked = self.ticked.replace(now);
         if let Some(ticked) = ticked.filter(|_| self.rules.pulse.is_some()) {
-            self.set_lag(Lag { tick: now.since(ticked) - STEP_EVERY, ..self.lag });
+            let pulse = if now < self.lag.pulsed + PULSE_HOLDS { self.lag.pulse } else { Micros::ZERO };
+            self.set_lag(Lag { tick: now.since(ticked) - STEP_EVERY, pulse, ..self.lag });
         }
         if self.doubt_until.is_some_and(|until| until <= now) {
             self.doubt_until = None;

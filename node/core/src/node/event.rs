@@ -67,7 +67,7 @@ pub enum Verdict {
     Rejected,
     /// Its model failed on the job.
     Failed,
-    /// The deadline passed there.
+    /// The deadline passed there, or could not be met any more.
     Expired,
 }
 
@@ -213,7 +213,8 @@ pub enum Input {
     Owners(OwnerTable),
     /// What the probes say of this node's device, or of its share of the machine.
     Probed(DeviceLoad),
-    /// So much later than it should have, the gossip thread came to its turn.
+    /// So much later than it should have, the gossip thread came to its turn. Told when it was late; that it no longer is
+    /// follows from nothing being told for a second.
     Pulse {
         /// How late.
         late: Micros,
@@ -285,7 +286,7 @@ pub enum Outcome {
         /// When to come back.
         retry_after: Micros,
     },
-    /// Its deadline passed.
+    /// Its deadline passed, or it came to the device too late to meet it while others waited.
     Expired,
     /// The job of a peer is not taken.
     Refused(Refusal),

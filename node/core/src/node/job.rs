@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::event::Source;
 use super::explain::Explanation;
+use crate::batch::Work;
 use crate::id::{Attempt, JobId, NodeId};
 use crate::peers::Ticket;
 use crate::retry::History;
@@ -118,7 +119,7 @@ impl Job {
     pub(super) fn new(now: MonoTime, source: Source, units: Arc<[u32]>, deadline: MonoTime, client: u64) -> Self {
         Self {
             source,
-            units_sum: units.iter().map(|&units| u64::from(units)).sum(),
+            units_sum: Work::of(&units).units,
             units,
             bytes: 0,
             arrived: now,

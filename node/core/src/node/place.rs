@@ -128,10 +128,9 @@ impl Node {
         if cause == Cause::New && next != Next::OnlyHere && self.place_by_owner(now, id, next, effects) {
             return;
         }
-        let Job { deadline, part, .. } = self.jobs[&id];
+        let deadline = self.jobs[&id].deadline;
         let siblings = self.siblings(id);
-        // A call that was begun is not refused half-way because it may be late: that only its deadline can say.
-        let is_begun = part.is_some_and(|part| !part.is_first);
+        let is_begun = self.is_begun(id);
         let in_time = |seat: &Seat| is_begun || !admission::hopeless(now, seat.completion, deadline);
         let mut seats = Vec::with_capacity(3);
         if next != Next::OnlyAway {
@@ -497,6 +496,7 @@ impl Node {
         effects: &mut Vec<Effect>,
     ) {
         let Some(flight) = self.take_back(id, attempt) else { return };
+        self.blame_for_giving_back(now, &flight);
         if matches!(refusal, Refusal::Full | Refusal::Unable) {
             let until = now + self.rules.publish.interval_max;
             self.peers.on_declined(&flight.peer, flight.ticket, until);
@@ -509,6 +509,17 @@ impl Node {
             Refusal::Full | Refusal::Unable => Cause::Refused,
         };
         self.place_if_nowhere(now, id, cause, effects);
+    }
+
+    /// A peer that takes a job, sits on it and gives it back costs as much time as one that never answers. Nobody asks
+    /// of one that is leaving that it finishes what it has.
+    fn blame_for_giving_back(&mut self, now: MonoTime, flight: &Flight) {
+        if !flight.accepted || self.in_doubt(now) || self.peers.leaves(now, &flight.peer) {
+            return;
+        }
+        if let Some(late) = flight.late(now) {
+            self.peers.on_late(now, &flight.peer, flight.ticket, late);
+        }
     }
 
     /// The way to a peer broke while it had the job.

@@ -3,6 +3,7 @@
 //! Part of the tests of the machine.
 
 use shoal_core::id::{Attempt, BatchId, BootId, JobId};
+use shoal_core::lifecycle::Standing;
 use shoal_core::load::Report;
 use shoal_core::node::RowVerdict::{Done, Failed};
 use shoal_core::node::{Effect, Input, Outcome, Refusal, Verdict};
@@ -127,6 +128,49 @@ fn a_peer_that_takes_jobs_and_never_answers_loses_attraction() {
         stage.feed(at_ms, heard("b", report(1000 + job, 5)));
     }
     assert!(lost < 10, "{lost} of 30 jobs expired at a peer that never answered one");
+}
+
+#[test]
+fn a_peer_that_takes_jobs_and_gives_them_back_late_loses_attraction_unless_it_is_leaving() {
+    let lost = |accepts: bool, standing: Standing, after_ms: u64| {
+        let mut stage = hot(&[peer("a", 0), peer("b", 5)]);
+        let (mut lost, mut at_ms) = (0, 10);
+        for job in 1..=30u64 {
+            let effects = stage.feed(at_ms, caller(job));
+            let (_, attempt, peer) = forwarded(&effects).expect("a peer is sooner");
+            let (number, attempt_id) = (JobId(job), Attempt(attempt));
+            let wait_ms = if peer == "a" { 0 } else { 5 };
+            let word = word(10 * job, wait_ms);
+            if accepts {
+                stage.feed(at_ms + 1, Input::Accepted { job: number, attempt: attempt_id, peer: id(&peer), word });
+            }
+            if peer == "a" {
+                lost += 1;
+                at_ms += after_ms;
+                let word = Word { report: Some(Report { standing, ..report(10 * job + 1, 0) }), rtt: None };
+                let refusal = Refusal::Unable;
+                stage.feed(at_ms, Input::Refused { job: number, attempt: attempt_id, peer: id("a"), word, refusal });
+                stage.feed(at_ms, left(job));
+            } else {
+                at_ms += 15;
+                stage.feed(at_ms, answered(job, attempt, &peer, Verdict::Done));
+            }
+            // It can compute again, and says so.
+            stage.feed(at_ms, heard("a", report(10 * job + 2, 0)));
+            stage.feed(at_ms, heard("b", report(10 * job + 2, 5)));
+        }
+        let stretch =
+            stage.node.peers(ms(at_ms)).find(|view| view.facts.id == id("a")).map(|view| view.stretch_permille);
+        (lost, stretch.expect("a member"))
+    };
+    let (late, stretch) = lost(true, Standing::Wedged, 900);
+    assert!(late < 10 && 1500 < stretch, "{late} of 30 jobs sat there, and it stretches by {stretch}");
+    // One that gives it back at once is not to blame, nor one that never took it, nor one that leaves.
+    for (accepts, standing, after_ms) in
+        [(true, Standing::Wedged, 3), (false, Standing::Wedged, 250), (true, Standing::Draining, 900)]
+    {
+        assert_eq!(lost(accepts, standing, after_ms), (30, 1000), "{accepts} {standing:?} {after_ms}");
+    }
 }
 
 #[test]

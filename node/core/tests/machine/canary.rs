@@ -3,10 +3,12 @@
 //! Part of the tests of the machine. An inference of the canary's size takes 10 ms here, so that it is late after a
 //! second, and callers' failing texts ask for one every 200 ms at most.
 
+use shoal_core::id::BatchId;
 use shoal_core::lifecycle::EngineState;
 use shoal_core::node::RowVerdict::{Done, Failed};
 use shoal_core::node::{CanaryRules, CanaryVerdict, Effect, Input, Outcome, PulseRules, Rules, Verdict, Wedge};
 use shoal_core::peers::PeerFacts;
+use shoal_core::time::Micros;
 
 use super::support::*;
 
@@ -71,6 +73,16 @@ fn texts_that_fail_again_and_again_leave_most_of_the_device_to_the_others() {
 }
 
 #[test]
+fn a_suspicion_is_no_reason_to_ask_later_than_without_one() {
+    // A twentieth of the device's time would be a canary of a second in twenty.
+    let ready = Input::EngineReady { units: 1, took: Micros::from_ms(1000) };
+    let mut stage = Stage::with_rules(with_canary(), &[]).play(&[(0, ready, &[])]);
+    stage.feed(100, callers(1, &[1, 1], DEADLINE_MS));
+    stage.feed(200, batch_failed(1));
+    assert_eq!(ticks(&mut stage, 201, 10_500), [10_000]);
+}
+
+#[test]
 fn a_device_that_hangs_makes_the_node_wedged_and_its_work_goes_elsewhere() {
     let mut stage = stage(&[peer("a", 5000)]);
     stage.feed(0, caller(1));
@@ -89,10 +101,40 @@ fn a_device_that_hangs_makes_the_node_wedged_and_its_work_goes_elsewhere() {
     // It is out still: no second one.
     assert_eq!(ticks(&mut stage, 1250, 60_000), [0u64; 0]);
     let cost = stage.node.report(ms(60_000)).cost;
-    let mut stage = stage.play(&[(60_001, batch_done(1, &[Done]), &[]), (60_002, PASSED, &[])]);
+    let ends = Input::BatchDone { batch: BatchId(1), took: Micros::from_ms(60_001), rows: vec![Done] };
+    let mut stage = stage.play(&[(60_001, ends, &[]), (60_002, PASSED, &[])]);
     assert_eq!((stage.node.engine(), stage.node.wedge()), (EngineState::Ready, None));
-    assert_eq!(stage.node.report(ms(60_002)).cost, cost, "the minute says nothing of the speed");
+    let after = stage.node.report(ms(60_002)).cost;
+    assert!(cost.per_unit_ns < after.per_unit_ns && after.of(1, 1) <= cost.of(4, 1), "a minute is no speed: {after:?}");
     stage.play(&[(60_003, callers(3, &[1], 90_000), &["run 2: 3.0"])]);
+}
+
+#[test]
+fn a_device_that_is_far_slower_than_believed_is_known_to_be_so_after_a_few_turns() {
+    // Three seconds for what was ten milliseconds.
+    let slow_ms = 3000;
+    let mut stage = stage(&[]);
+    let (mut at_ms, mut batches) = (0, 0);
+    while stage.node.report(ms(at_ms)).cost.of(1, 1).get() < slow_ms * 1000 / 2 {
+        batches += 1;
+        assert!(batches < 12, "it still believes {:?}", stage.node.report(ms(at_ms)).cost);
+        let ran = stage.feed(at_ms, callers(batches, &[1], at_ms + 900_000));
+        assert!(ran.iter().any(|effect| matches!(effect, Effect::Run { .. })), "{ran:?}");
+        let asked = !ticks(&mut stage, at_ms + 1, at_ms + slow_ms - 1).is_empty();
+        at_ms += slow_ms;
+        let took = Micros::from_ms(slow_ms);
+        let ended = stage.feed(at_ms, Input::BatchDone { batch: BatchId(batches), took, rows: vec![Done] });
+        if asked || ended.contains(&Effect::Canary) {
+            stage.feed(at_ms + 1, PASSED);
+        }
+        at_ms += 25;
+    }
+    assert!(0 < count(&stage, "canary_late"), "it was taken for hung at first");
+    // From then on it is slow and ready.
+    let wedged = count(&stage, "wedged");
+    stage.feed(at_ms, callers(100, &[1], at_ms + 900_000));
+    ticks(&mut stage, at_ms + 1, at_ms + slow_ms);
+    assert_eq!((stage.node.engine(), count(&stage, "wedged")), (EngineState::Ready, wedged));
 }
 
 #[test]

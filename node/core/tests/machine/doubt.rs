@@ -83,6 +83,28 @@ fn a_node_whose_gossip_thread_is_always_late_still_notices_silence() {
 }
 
 #[test]
+fn a_node_whose_gossip_thread_was_late_once_notices_silence_as_soon_as_ever_again() {
+    let abandoned_after = |quiet_ms: u64| {
+        let mut stage = ready_with(with_pulse(), &[peer("a", 0), peer("b", 50)]);
+        stage.feed(0, Input::Tick);
+        stage.feed(50, Input::Pulse { late: Micros::from_ms(5000) });
+        // The doubt itself is over after half a second.
+        (1..=6 + quiet_ms / 100).for_each(|tick| drop(stage.feed(tick * 100, Input::Tick)));
+        let sent_ms = 601 + quiet_ms;
+        stage.feed(sent_ms, callers(99, &[1; 40], DEADLINE_MS));
+        assert!(forwarded(&stage.feed(sent_ms, caller(1))).is_some());
+        stage.feed(sent_ms, flushed(1, 1));
+        let mut moments = (sent_ms + 1..sent_ms + 2000).filter(|at_ms| at_ms % 100 == 0);
+        let given_up_at = moments.find(|at_ms| {
+            stage.feed(*at_ms, Input::Tick).iter().any(|effect| matches!(effect, Effect::Abandon { .. }))
+        });
+        given_up_at.map(|at_ms| at_ms - sent_ms)
+    };
+    // 302 ms; and a second more, which is the most, while its own lateness counts: that is over at 1050 ms.
+    assert_eq!((abandoned_after(0), abandoned_after(500)), (Some(499), Some(399)));
+}
+
+#[test]
 fn who_is_first_heard_of_as_dead_is_dead_also_while_this_node_suspects_itself() {
     let mut stage = ready_with(with_pulse(), &[peer("b", 50)]);
     stage.feed(50, Input::Pulse { late: Micros::from_ms(400) });
@@ -163,6 +185,88 @@ fn the_dead_come_back_by_direct_contact_and_never_by_hearsay() {
     stage.feed(20, heard("a", report(2, 0)));
     stage.feed(30, back());
     assert_eq!(stage.where_they_go(31, 1..=1), [Some("a".to_owned())]);
+}
+
+/// Ticks every 100 ms from `from_ms` up to and including `until_ms`; each ping of `a` fails, or is never answered.
+/// Returns when `a` was pinged.
+fn pings_in_vain(stage: &mut Stage, (from_ms, until_ms): (u64, u64), told: bool) -> Vec<u64> {
+    let moments = (from_ms..=until_ms).filter(|at_ms| at_ms % 100 == 0);
+    let asks = |at_ms: &u64| {
+        let asks = stage.feed(*at_ms, Input::Tick).contains(&Effect::Ping { peer: id("a") });
+        if asks && told {
+            stage.feed(*at_ms, Input::PingFailed { peer: id("a"), broke: true });
+        }
+        asks
+    };
+    moments.filter(asks).collect()
+}
+
+#[test]
+fn whom_gossip_calls_dead_is_not_asked_after_its_connection_ended_nor_blocked_for_its_silence() {
+    let parted = || Input::Parted { peer: id("a") };
+    let silent = || Input::PingFailed { peer: id("a"), broke: false };
+    let missed = |stage: Stage| {
+        let mut stage = stage.play(&[(1, callers(1, &[1; 40], DEADLINE_MS), &["run 1: 1.0 1.1 1.2 1.3 1.4"])]);
+        stage.feed(2, caller(2));
+        stage.feed(3, flushed(2, 1));
+        stage.feed(310, Input::Tick);
+        assert_eq!((stage.gate("a"), count(&stage, "silent")), ("passing", 1), "one silence is no proof");
+        stage
+    };
+    // It was called dead before its connection ended, or while the ping for that was out.
+    for asked in [false, true] {
+        let mut stage = missed(Stage::ready(&[peer("a", 0), peer("b", 5000)]));
+        if asked {
+            stage = stage.play(&[(320, parted(), &["ping a"])]);
+        }
+        let gone = Input::Membership(vec![dead("a"), peer("b", 5000)]);
+        let mut stage = stage.play(&[(600, gone, &[]), (601, parted(), &[])]);
+        if asked {
+            stage.feed(720, silent());
+        }
+        assert_eq!((stage.gate("a"), count(&stage, "gate_blocked")), ("passing", 0), "asked before: {asked}");
+    }
+    // In a panic a ping says more than gossip.
+    let mut rules = plain_rules();
+    rules.peers.panic_percent = 50;
+    let mut stage = missed(ready_with(rules, &[peer("a", 0), peer("b", 5000)]));
+    stage.feed(600, Input::Membership(vec![dead("a"), dead("b")]));
+    assert_eq!((stage.node.panics(), stage.feed(700, Input::Tick).len()), (true, 3), "two pings and the load");
+    stage.feed(1100, silent());
+    assert_eq!(stage.gate("a"), "blocking");
+}
+
+#[test]
+fn who_was_gone_for_long_is_asked_as_soon_as_gossip_says_that_it_is_back() {
+    let mut stage = hot(&[peer("a", 0)]);
+    stage.feed(2, caller(1));
+    stage.feed(3, broke(1, 1, "a"));
+    stage.feed(500, Input::Membership(vec![dead("a")]));
+    // The next one would be at 15.1 s.
+    assert_eq!(pings_in_vain(&mut stage, (501, 9_000), true), [1_100, 3_100, 7_100]);
+    stage.feed(9_001, Input::Membership(vec![peer("a", 0)]));
+    assert_eq!(stage.where_they_go(9_002, 2..=2), [None], "hearsay alone opens nothing");
+    assert_eq!(stage.feed(9_100, Input::Tick), [Effect::Ping { peer: id("a") }]);
+    stage.feed(9_101, heard("a", report(2, 0)));
+    assert_eq!(stage.where_they_go(9_102, 3..=3), [Some("a".to_owned())]);
+}
+
+#[test]
+fn who_is_called_dead_and_alive_again_and_again_is_pinged_once_for_each_return() {
+    for told in [true, false] {
+        let mut stage = hot(&[peer("a", 0)]);
+        let mut pings = Vec::new();
+        for round in 1..=50u64 {
+            let at_ms = round * 300;
+            stage.feed(at_ms, Input::Membership(vec![dead("a")]));
+            pings.extend(pings_in_vain(&mut stage, (at_ms + 1, at_ms + 100), told));
+            stage.feed(at_ms + 101, Input::Membership(vec![peer("a", 0)]));
+            pings.extend(pings_in_vain(&mut stage, (at_ms + 102, at_ms + 299), told));
+        }
+        assert!((20..=50).contains(&pings.len()), "{pings:?}");
+        let apart_ms = if told { 300 } else { 400 };
+        assert!(pings.windows(2).all(|pair| apart_ms <= pair[1] - pair[0]), "{pings:?}");
+    }
 }
 
 #[test]

@@ -296,6 +296,72 @@ fn a_chunk_that_a_peer_was_too_busy_for_waits_for_its_own_node() {
 }
 
 #[test]
+fn a_chunk_that_waits_to_be_tried_again_does_not_keep_the_others_from_its_first_node() {
+    let mut play = Play::new(rules(), &[peer("a", 0)]);
+    play.feed(call(1, 100));
+    let failed = play.on("a")[0];
+    play.answer(failed, "a", Verdict::Failed);
+    // It waits for room here, and its place on the peer is another's.
+    assert!(play.on("a").len() == 2 && !play.away.iter().any(|(job, ..)| *job == failed.0), "{:?}", play.away);
+    play.end_batch(Done);
+    let runs_here = play.running.as_ref().is_some_and(|(_, rows)| rows.iter().any(|running| running.0 == failed.0));
+    assert!(runs_here, "before any that was not cut yet: {:?}", play.running);
+    play.finish();
+    assert_eq!(play.outcome(1), Some(&Outcome::Done { placed: Placed::InChunks }));
+}
+
+#[test]
+fn a_chunk_does_not_wait_for_room_on_a_node_that_it_was_on() {
+    // On a door: it was on a, and b is gone, for which it waited.
+    let own = OwnRules { weight: 0, backup: false };
+    let mut play = Play::new(Rules { own, ..rules() }, &[peer("a", 0), peer("b", 0)]);
+    play.feed(call(1, 100));
+    let failed = play.on("a")[0];
+    play.answer(failed, "a", Verdict::Failed);
+    assert_eq!((play.on("a").len(), play.on("b").len(), play.outcome(1)), (2, 2, None));
+    play.feed(Input::Membership(vec![peer("a", 0)]));
+    let (job, attempt) = play.on("b")[0];
+    play.take_back(job, attempt);
+    play.feed(broke(job, attempt, "b"));
+    assert_eq!(play.outcome(1), Some(&Outcome::EngineFailed(EngineFault::OnOneNode)), "{:?}", play.away);
+    assert!(play.away.is_empty());
+    play.stage.assert_at_rest();
+
+    // It was here, and the only peer does not take it.
+    let mut play = Play::new(rules(), &[peer("a", 0)]);
+    play.feed(call(1, 100));
+    let first = JobId::of_chunk(1).0;
+    play.end_batch(Failed);
+    play.end_batch(Failed);
+    let there = play.on("a")[0];
+    play.answer(there, "a", Verdict::Done);
+    assert_eq!(play.on("a").iter().filter(|(job, _)| *job == first).count(), 1, "{:?}", play.away);
+    play.take_back(first, 2);
+    play.feed(refused(first, 2, "a", Refusal::Full));
+    let told = (play.outcome(1), count(&play.stage, "retry_denied"));
+    assert_eq!(told, (Some(&Outcome::EngineFailed(EngineFault::OnOneNode)), 0), "{:?}", play.away);
+}
+
+#[test]
+fn a_call_of_which_more_was_cut_is_not_refused_because_its_first_chunk_has_to_go_elsewhere() {
+    let mut play = Play::new(rules(), &[peer("a", 0)]);
+    play.feed(callers(1, &[1; 100], 1201));
+    let first = JobId::of_chunk(1).0;
+    // The only other node has come to have more to do than there is time.
+    for (job, attempt) in play.on("a") {
+        play.answer((job, attempt), "a", Verdict::Done);
+    }
+    play.feed(heard("a", report(2, 5000)));
+    for (job, attempt) in play.on("a") {
+        play.answer((job, attempt), "a", Verdict::Done);
+    }
+    play.end_batch(Failed);
+    play.end_batch(Failed);
+    assert_eq!(play.outcome(1), None, "{:?}", play.ended);
+    assert!(play.away.iter().any(|(job, ..)| *job == first), "{:?}", play.away);
+}
+
+#[test]
 fn a_backup_is_not_used_because_the_others_have_their_share() {
     let own = OwnRules { weight: 0, backup: false };
     let backup = PeerFacts { backup: true, ..peer("b", 0) };
@@ -337,8 +403,12 @@ fn a_call_that_was_held_until_a_peer_is_back_uses_all_of_it_at_once() {
     play.feed(broke(99, 1, "a"));
     // The only peer cannot be reached, as far as is known; it is asked.
     play.feed(call(1, 100));
-    assert!(play.away.is_empty() && play.outcome(1).is_none(), "{:?}", play.ended);
-    play.at_ms += 100;
+    for _ in 0..6 {
+        play.at_ms += 50;
+        play.feed(Input::Tick);
+        assert!(play.away.is_empty() && play.outcome(1).is_none(), "{:?}", play.ended);
+        assert_eq!(play.cut.len(), 1, "where one cannot go, no other is cut");
+    }
     play.feed(heard("a", report(2, 0)));
     assert_eq!(play.on("a").iter().filter(|(job, _)| JobId(*job).is_chunk()).count(), 2, "{:?}", play.away);
     play.finish();

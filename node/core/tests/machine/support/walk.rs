@@ -147,7 +147,6 @@ struct Live {
     open: BTreeSet<JobId>,
     /// The call that it is a chunk of.
     of: Option<JobId>,
-    is_first: bool,
     /// A chunk of it ended badly.
     failed: bool,
     /// The peers that have it: one, or two after a hedge.
@@ -527,14 +526,7 @@ impl Walk {
         assert!(live.cut == start && start < end && end <= live.rows, "{before}: {rows:?} of {live:?}");
         live.cut = end;
         live.open.insert(chunk);
-        let part = Live {
-            caller: true,
-            patience: live.patience,
-            rows: rows.len(),
-            of: Some(call),
-            is_first: start == 0,
-            ..Live::default()
-        };
+        let part = Live { caller: true, patience: live.patience, rows: rows.len(), of: Some(call), ..Live::default() };
         self.live.insert(chunk, part);
     }
 
@@ -616,7 +608,9 @@ impl Walk {
             Outcome::EngineFailed(_) => "engine failed",
             Outcome::Overloaded { .. } => {
                 // What was begun is not refused any more.
-                assert!(live.caller && (live.of.is_none() || live.is_first), "{before}: {live:?}");
+                let call = live.of.and_then(|call| self.live.get(&call));
+                let is_begun = call.is_some_and(|call| call.cut != live.rows || 0 < placed);
+                assert!(live.caller && !is_begun, "{before}: {live:?} of {call:?}");
                 "overloaded"
             }
             Outcome::Unavailable { .. } => {
