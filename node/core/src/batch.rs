@@ -2,7 +2,7 @@
 //!
 //! For `queue`, whenever the device is free: the batch is pulled, so an idle device never waits for company.
 //! Invariants: at least one row; within the limits on rows and on units, the first row excepted; within the limit on
-//! time too, unless more are taken to learn what a batch of more than one size costs.
+//! time too, unless up to twice the mean batch is taken to learn what a larger one costs.
 
 use std::ops::{Add, Sub};
 

@@ -124,8 +124,8 @@ pub fn step(now: MonoTime, rules: &GateRules, gate: Gate, signal: Signal, chance
         }
         (Gate::Passing { .. }, Signal::Broke | Signal::Silent) => rules.pause(now, 1, chance),
         (Gate::Passing { .. }, Signal::Returned) => Gate::Blocking { until: now, trips: 0 },
-        // What was learned of the peer while it was gone says nothing any more: it would be left alone for another pause
-        // after it is back. One ping for each return is all that this costs, and one that is out is that ping.
+        // What was learned of the peer while it was gone says nothing any more: it would be left alone for another
+        // pause after it is back. One ping for each return is all that this costs, and one that is out is that ping.
         (Gate::Blocking { until, .. }, Signal::Returned) => Gate::Blocking { until: until.min(now), trips: 0 },
         (Gate::Probing { until, .. }, Signal::Returned) => Gate::Probing { until, trips: 0 },
         (Gate::Blocking { until, trips }, Signal::Tick) if until <= now => {

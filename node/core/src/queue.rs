@@ -140,9 +140,9 @@ impl Queue {
         Work { rows: self.rows, units: self.units }
     }
 
-    /// What runs before a job with this `turn` that came now. Exact as long as no more than `LOOKED_AT_MAX` jobs have an
-    /// earlier turn, or a later one. Cost: nothing when none has a later one, the common case; else the smaller number of
-    /// these, bounded.
+    /// What runs before a job with this `turn` that came now. Exact as long as no more than `LOOKED_AT_MAX` jobs have
+    /// an earlier turn, or a later one. Cost: nothing when none has a later one, the common case; else the smaller
+    /// number of these, bounded.
     #[must_use]
     pub fn before(&self, turn: MonoTime) -> Work {
         if self.jobs.last_key_value().is_none_or(|(&(last, _), _)| last <= turn) {

@@ -201,8 +201,8 @@ impl Node {
         }
     }
 
-    /// Whether the job belongs to a call of which more was placed than this. It is not refused half-way because it may be
-    /// late: it ends late, or at the device that it comes to too late.
+    /// Whether the job is a chunk of a call that was begun: one was placed, or a second one cut. Such a call is not
+    /// refused half-way because it may be late: it ends when it is, or comes to a device too late.
     pub(super) fn is_begun(&self, id: JobId) -> bool {
         let job = &self.jobs[&id];
         let Some(Part { of, is_first }) = job.part else { return false };

@@ -18,8 +18,8 @@ const OVERDUE_FACTOR: u64 = 4;
 const OVERDUE_BY: Micros = Micros::from_ms(200);
 /// A canary may take so many times what an inference of its size should.
 const LATE_FACTOR: u64 = 4;
-/// Where callers' texts are the reason to ask before it is time anyway, at most one part in so many of the device's time
-/// goes to canaries: whoever sends texts that fail must not slow the others down by them.
+/// Where callers' texts are the reason to ask before it is time anyway, at most one part in so many of the device's
+/// time goes to canaries: whoever sends texts that fail must not slow the others down by them.
 const SHARE_ONE_IN: u64 = 20;
 
 /// Why the engine is wedged.

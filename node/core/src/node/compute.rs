@@ -126,8 +126,9 @@ impl Node {
     }
 
     /// Ends a job that comes to the device too late for its deadline, by what it should take: it would take the time of
-    /// those behind it, so that they would be late in turn. Under twice the load that can be served a fifth of the device
-    /// went into answers that nobody waited for. With nobody behind it, it is tried, because the estimate may be wrong.
+    /// those behind it, so that they would be late in turn. Under twice the load that can be served a fifth of the
+    /// device went into answers that nobody waited for. With nobody behind it, it is tried, because the estimate may be
+    /// wrong.
     pub(super) fn end_what_would_be_late(&mut self, now: MonoTime, effects: &mut Vec<Effect>) {
         if self.slots() <= self.running.len() as u64 {
             return;
@@ -205,8 +206,8 @@ impl Node {
             match (self.engine, self.wedge()) {
                 (EngineState::Ready, _) => self.learn_cost(now, running.started, running.units, took),
                 // Either the device hung, or it is so slow that its canary was taken for lost behind this batch. If
-                // nothing were learned then, a slow one would be back with the cost that it was believed to have, and be
-                // lost again with the next batch.
+                // nothing were learned then, a slow one would be back with the cost that it was believed to have, and
+                // be lost again with the next batch.
                 (_, Some(Wedge::Silent)) => {
                     let took = took.min(self.batch_time(&running).times(SURPRISE_WEDGED_MAX));
                     self.learn_cost(now, running.started, running.units, took);

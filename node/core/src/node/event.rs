@@ -213,8 +213,8 @@ pub enum Input {
     Owners(OwnerTable),
     /// What the probes say of this node's device, or of its share of the machine.
     Probed(DeviceLoad),
-    /// So much later than it should have, the gossip thread came to its turn. Told when it was late; that it no longer is
-    /// follows from nothing being told for a second.
+    /// So much later than it should have, the gossip thread came to its turn. Told when it was late; that it no longer
+    /// is follows from nothing being told for a second.
     Pulse {
         /// How late.
         late: Micros,
