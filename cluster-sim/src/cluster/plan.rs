@@ -1,8 +1,8 @@
 //! What a local shoal is to be, and the command line of each node that follows from it.
 //!
 //! For `cluster` and, through it, for the commands that make plans.
-//! Invariants: every node is seeded with all others, by the addresses that they advertise, so the order of starting does
-//! not matter; what is set for one node wins over what is set for all.
+//! Invariants: every node is seeded with all others, by the addresses that they advertise, so the order of starting
+//! does not matter; what is set for one node wins over what is set for all.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -34,14 +34,14 @@ pub(crate) struct ClusterPlan {
     pub(crate) late: Vec<usize>,
     /// Data and logs; `None` = a new directory under the system's place for temporary files.
     pub(crate) directory: Option<PathBuf>,
-    /// Puts a fault proxy between the nodes, with this seed of its chance; see [`Cluster::proxy`].
+    /// Puts a fault proxy between the nodes, with this seed of its chance; see [`super::Cluster::proxy`].
     pub(crate) proxy_seed: Option<u64>,
     /// The nodes keep results. Drills and benchmarks measure what is computed, and where.
     pub(crate) cache: bool,
     /// Every node records its decisions, and tells whoever asks why a job went where it went.
     pub(crate) record: bool,
     /// Gives every node a network namespace of its own, instead of a proxy and of `base_port`; see
-    /// [`Cluster::namespaces`].
+    /// [`super::Cluster::namespaces`].
     pub(crate) in_namespaces: bool,
 }
 
