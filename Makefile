@@ -9,7 +9,7 @@ CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 RELEASE := $(TARGET_DIR)/release
 
-# Of `demo`, `bench` and `drill`, for example: make demo NODES=5 MODEL=/path/to/model
+# NODES is of `demo` and `bench`, MODEL of `demo`, for example: make demo NODES=5 MODEL=/path/to/model
 NODES ?= 3
 MODEL ?= minilm
 

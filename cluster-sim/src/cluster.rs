@@ -1,16 +1,15 @@
 //! A real shoal on loopback: it starts the node processes, waits until they see each other, and ends them.
 //!
-//! For `up`, the drills and the benchmarks. A node is the `shoal` binary, started with flags, and with
-//! environment variables for the keys that a plan sets.
+//! For `up`, the drills and the benchmarks. A node is the `shoal` binary, started as its `plan` says.
 //! Invariants: everything that was started is ended, also when this value is dropped half-way; the directory made
 //! for a run is removed only when the caller says that all went well, so the logs of another run are still there.
 //! Not here: load (`load`), faults and verdicts (`drill`).
 
 mod formation;
+mod plan;
 mod ports;
 mod process;
 
-use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,85 +22,17 @@ use rand_core::SeedableRng;
 use rand_pcg::Pcg64Mcg;
 
 pub(crate) use formation::Formed;
+pub(crate) use plan::{ClusterPlan, Setting};
 pub(crate) use process::{NodeProcess, describe_end};
 
 use crate::http::Client;
+use plan::{node_command, recording};
 use ports::NodePorts;
-use process::NodeCommand;
 
 /// How long a node may take to drain before it is killed: a little above the node's own limit.
 const DRAIN_LIMIT: Duration = Duration::from_secs(40);
-
-/// What to start.
-#[derive(Clone, Debug)]
-pub(crate) struct ClusterPlan {
-    pub(crate) shoal: PathBuf,
-    pub(crate) cluster: String,
-    pub(crate) nodes: u16,
-    /// First API port; 0 = any free ports.
-    pub(crate) base_port: u16,
-    /// Name or directory of a model; `None` = the node's own default.
-    pub(crate) model: Option<String>,
-    /// Engine of every node, as `shoal serve --engine` takes it; `None` = the node's own default.
-    pub(crate) engine: Option<String>,
-    pub(crate) threads_per_node: usize,
-    /// Keys of the nodes' configuration that differ from their defaults, beside what the flags say.
-    pub(crate) settings: Vec<Setting>,
-    /// What the nodes write into their logs, as a filter; see `log.level`.
-    pub(crate) log_level: String,
-    /// Nodes, counted from 0, that are to be started later.
-    pub(crate) late: Vec<usize>,
-    /// Data and logs; `None` = a new directory under the system's place for temporary files.
-    pub(crate) directory: Option<PathBuf>,
-    /// Puts a fault proxy between the nodes, with this seed of its chance; see [`Cluster::proxy`].
-    pub(crate) proxy_seed: Option<u64>,
-    /// The nodes keep results. Drills and benchmarks measure what is computed, and where.
-    pub(crate) cache: bool,
-    /// Every node records its decisions, and tells whoever asks why a job went where it went.
-    pub(crate) record: bool,
-    /// Gives every node a network namespace of its own, instead of a proxy and of `base_port`; see
-    /// [`Cluster::namespaces`].
-    pub(crate) in_namespaces: bool,
-}
-
-/// One key of the configuration of all nodes, or of one.
-#[derive(Clone, Debug)]
-pub(crate) struct Setting {
-    /// Index of the node; `None` = all.
-    pub(crate) node: Option<usize>,
-    /// As in a file: `section.name`.
-    pub(crate) key: String,
-    pub(crate) value: String,
-}
-
-impl Setting {
-    pub(crate) fn of_all(key: &str, value: impl ToString) -> Self {
-        Self { node: None, key: key.to_owned(), value: value.to_string() }
-    }
-
-    pub(crate) fn of_node(index: usize, key: &str, value: impl ToString) -> Self {
-        Self { node: Some(index), key: key.to_owned(), value: value.to_string() }
-    }
-
-    /// The environment variable that carries it: `node.weight` is `SHOAL__NODE__WEIGHT`.
-    fn variable(&self) -> String {
-        format!("SHOAL__{}", self.key.replace('.', "__").to_uppercase())
-    }
-}
-
-impl ClusterPlan {
-    /// Whether the binary has a key of that name, by its own word: one of another version may not.
-    ///
-    /// # Errors
-    /// The binary cannot be asked, or says something else than its configuration.
-    pub(crate) fn knows(&self, key: &str) -> Result<bool> {
-        let asked = std::process::Command::new(&self.shoal).args(["config", "print", "--json"]).output();
-        let asked = asked.with_context(|| format!("asking {} for its configuration", self.shoal.display()))?;
-        let printed: serde_json::Value = serde_json::from_slice(&asked.stdout)
-            .with_context(|| format!("`{} config print --json` printed no JSON", self.shoal.display()))?;
-        Ok(printed.pointer(&format!("/{}", key.replace('.', "/"))).is_some())
-    }
-}
+/// File in a node's data directory by which a stand-in engine is told to misbehave.
+const CONTROL_FILE: &str = "synthetic-control";
 
 /// The running shoal.
 #[derive(Debug)]
@@ -250,6 +181,22 @@ impl Cluster {
         recording(&self.directory.join(self.nodes[index].node_id()))
     }
 
+    /// Has the stand-in engine of node `index` misbehave as `words` say, from its next batch on; without a word it is
+    /// well again.
+    ///
+    /// # Errors
+    /// The control file cannot be written; or it cannot be removed, for example because the engine was told nothing.
+    pub(crate) fn tell_engine(&self, index: usize, words: &str) -> Result<()> {
+        let file = self.directory.join(self.nodes[index].node_id()).join(CONTROL_FILE);
+        if words.is_empty() {
+            return std::fs::remove_file(&file).with_context(|| format!("removing {}", file.display()));
+        }
+        // Written beside and moved: the engine must not read half a word.
+        let beside = file.with_extension("new");
+        std::fs::write(&beside, words).with_context(|| format!("writing {}", beside.display()))?;
+        std::fs::rename(&beside, &file).with_context(|| format!("writing {}", file.display()))
+    }
+
     /// Complains about the first node that has ended unnoticed, with the end of its log.
     ///
     /// # Errors
@@ -324,57 +271,6 @@ fn start_proxy(ports: &mut [NodePorts], seed: u64, chance: &mut Pcg64Mcg) -> Res
     Ok(Arc::new(FaultProxy::start(&targets, seed)?))
 }
 
-/// The command line of node `index`: every other node is a seed, so the order of starting does not matter.
-fn node_command(plan: &ClusterPlan, ports: &[NodePorts], index: usize, directory: &Path) -> Result<NodeCommand> {
-    let node_id = format!("node-{}", index + 1);
-    let data = directory.join(&node_id);
-    make_private_directory(&data)?;
-    let own = ports[index];
-    let mut arguments: Vec<OsString> = vec!["serve".into(), "--exit-with-stdin".into()];
-    let mut flag = |name: &str, value: OsString| arguments.extend([name.into(), value]);
-    flag("--cluster", plan.cluster.clone().into());
-    flag("--node-id", node_id.clone().into());
-    flag("--api-listen", own.api.to_string().into());
-    flag("--peer-listen", own.peer.to_string().into());
-    if own.advertise != own.peer {
-        flag("--advertise", own.advertise.to_string().into());
-    }
-    for (other, seed) in ports.iter().enumerate() {
-        if other != index {
-            flag("--seed", seed.advertise.to_string().into());
-        }
-    }
-    if plan.record {
-        flag("--record", recording(&data).into());
-    }
-    flag("--data-dir", data.into());
-    flag("--threads", plan.threads_per_node.to_string().into());
-    if !plan.cache {
-        flag("--cache-bytes-max", "0".into());
-    }
-    if let Some(model) = &plan.model {
-        flag("--model", model.into());
-    }
-    if let Some(engine) = &plan.engine {
-        flag("--engine", engine.into());
-    }
-    let mut environment = vec![("SHOAL__LOG__LEVEL".to_owned(), plan.log_level.clone())];
-    // Those of one node after those of all, because the later one of two holds.
-    for of_one in [false, true] {
-        let meant = |setting: &&Setting| setting.node == of_one.then_some(index);
-        environment.extend(plan.settings.iter().filter(meant).map(|it| (it.variable(), it.value.clone())));
-    }
-    let log = directory.join(format!("{node_id}.log"));
-    if plan.record {
-        environment.push(("SHOAL__API__EXPLAIN".to_owned(), "true".to_owned()));
-    }
-    Ok(NodeCommand { node_id, program: plan.shoal.clone(), arguments, environment, api: own.api, log })
-}
-
-fn recording(data: &Path) -> PathBuf {
-    data.join("decisions.jsonl")
-}
-
 /// Addresses on loopback that were free a moment ago, for what listens beside the nodes.
 ///
 /// # Errors
@@ -407,6 +303,7 @@ fn entropy() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::process::NodeCommand;
     use super::*;
 
     impl Cluster {
@@ -436,66 +333,19 @@ mod tests {
         }
     }
 
-    fn plan() -> ClusterPlan {
-        ClusterPlan {
-            shoal: "/bin/true".into(),
-            cluster: "c".to_owned(),
-            nodes: 3,
-            base_port: 0,
-            model: None,
-            engine: Some("synthetic:1ms".to_owned()),
-            threads_per_node: 1,
-            settings: vec![
-                Setting::of_node(1, "node.weight", 0),
-                Setting::of_node(2, "node.weight", 50),
-                Setting::of_all("node.weight", 200),
-            ],
-            log_level: "info".to_owned(),
-            late: Vec::new(),
-            directory: None,
-            proxy_seed: None,
-            record: false,
-            cache: false,
-            in_namespaces: false,
-        }
-    }
-
-    /// The words behind a flag on the command line of node-2.
-    fn values(ports: &[NodePorts], flag: &str) -> Vec<String> {
+    #[tokio::test]
+    async fn an_engine_is_told_by_a_file_of_its_node_and_healed_by_no_words() {
         let directory = tempfile::tempdir().unwrap();
-        let command = node_command(&plan(), ports, 1, directory.path()).unwrap();
-        let words: Vec<String> = command.arguments.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-        words.windows(2).filter(|pair| pair[0] == flag).map(|pair| pair[1].clone()).collect()
-    }
-
-    #[test]
-    fn settings_of_one_node_come_after_those_of_all() {
-        let ports = ports::free(3, &mut Pcg64Mcg::seed_from_u64(5)).unwrap();
-        let directory = tempfile::tempdir().unwrap();
-        let command = node_command(&plan(), &ports, 1, directory.path()).unwrap();
-        let variables: Vec<_> =
-            command.environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        let weights = [("SHOAL__NODE__WEIGHT", "200"), ("SHOAL__NODE__WEIGHT", "0")];
-        assert_eq!(variables[1..], weights, "of all first, the node's own last, nothing of others");
-    }
-
-    #[test]
-    fn every_node_is_seeded_with_all_others_and_not_with_itself() {
-        let ports = ports::free(3, &mut Pcg64Mcg::seed_from_u64(3)).unwrap();
-        assert_eq!(values(&ports, "--seed"), [ports[0].peer.to_string(), ports[2].peer.to_string()]);
-        assert_eq!(values(&ports, "--peer-listen"), [ports[1].peer.to_string()]);
-        for defaulted in ["--model", "--advertise"] {
-            assert!(values(&ports, defaulted).is_empty(), "the node's own default of {defaulted} must hold");
+        let cluster = Cluster::of_scripts(directory.path(), &["cat", "cat"]);
+        let data = directory.path().join("node-2");
+        make_private_directory(&data).unwrap();
+        for words in ["slow=5", "hang"] {
+            cluster.tell_engine(1, words).unwrap();
+            assert_eq!(std::fs::read_to_string(data.join(CONTROL_FILE)).unwrap(), words);
         }
-    }
-
-    #[test]
-    fn behind_a_proxy_nodes_advertise_their_doors_and_are_seeded_with_those_of_the_others() {
-        let mut chance = Pcg64Mcg::seed_from_u64(4);
-        let mut ports = ports::free(3, &mut chance).unwrap();
-        let doors: Vec<SocketAddr> = start_proxy(&mut ports, 1, &mut chance).unwrap().doors().collect();
-        assert_eq!(values(&ports, "--seed"), [doors[0].to_string(), doors[2].to_string()]);
-        assert_eq!(values(&ports, "--advertise"), [doors[1].to_string()]);
-        assert_eq!(values(&ports, "--peer-listen"), [ports[1].peer.to_string()]);
+        cluster.tell_engine(1, "").unwrap();
+        assert_eq!(std::fs::read_dir(&data).unwrap().count(), 0);
+        let text = format!("{:#}", cluster.tell_engine(1, "").unwrap_err());
+        assert!(text.contains("node-2/synthetic-control"), "{text}");
     }
 }

@@ -77,27 +77,18 @@ pub(crate) async fn run(options: Options) -> Result<ExitCode> {
     );
     ensure!(options.records.is_none() || names.len() == 1, "--records is for one drill");
     let mut judgements = Vec::new();
-    let mut code = ExitCode::SUCCESS;
     for (name, scenario) in names.iter().zip(&scenarios) {
         if let (Network::Namespaces, Err(why)) = (scenario.network, netns::available()) {
             ensure!(1 < names.len(), "{name} needs network namespaces: {why}");
             remark(format_args!("{name} is left out, because it needs network namespaces: {why}"));
             continue;
         }
-        let judgement = one(&options, name, scenario, report).await?;
-        if !judgement.is_passed() {
-            code = judgement.exit_code();
-        }
-        judgements.push(judgement);
+        judgements.push(one(&options, name, scenario, report).await?);
     }
     if 1 < judgements.len() {
         report.line(format_args!("\n{}", judgement::overview(&judgements)))?;
-        // One failure is worse than any number of drills that proved nothing.
-        if judgements.iter().any(Judgement::is_failed) {
-            code = ExitCode::FAILURE;
-        }
     }
-    Ok(code)
+    judgement::exit_code(&judgements.iter().map(Judgement::verdict).collect::<Vec<_>>())
 }
 
 async fn one(options: &Options, name: &str, scenario: &Scenario, report: Report) -> Result<Judgement> {

@@ -74,6 +74,14 @@ impl CallError {
             Self::LostDuringAnswer | Self::TimedOut | Self::Invalid(_) => false,
         }
     }
+
+    /// Whether something answered, although not rightly.
+    pub(crate) fn is_answer(&self) -> bool {
+        match self {
+            Self::Invalid(_) => true,
+            Self::Refused(_) | Self::LostBeforeAnswer | Self::LostDuringAnswer | Self::TimedOut => false,
+        }
+    }
 }
 
 impl std::fmt::Display for CallError {

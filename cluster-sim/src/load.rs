@@ -198,6 +198,7 @@ fn pace(shared: &Arc<Shared>, mut arrivals: Arrivals, duration_max: Duration, ru
                 losses: Vec::new(),
                 outcome: Outcome::Failed {
                     door: arrival.door,
+                    answered: false,
                     what: format!("not sent: {IN_FLIGHT_MAX} requests wait for an answer"),
                 },
             }),

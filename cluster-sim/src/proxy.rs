@@ -103,11 +103,6 @@ impl FaultProxy {
                 owner::listens(door).context("asking the kernel for a socket (sock_diag; modprobe tcp_diag)")?;
             ensure!(is_told, "the kernel does not know the socket that listens on {door}: no owner could be found");
         }
-        if let Some(&door) = doors.first() {
-            let is_told =
-                owner::listens(door).context("asking the kernel for a socket (sock_diag; modprobe tcp_diag)")?;
-            ensure!(is_told, "the kernel does not know the socket that listens on {door}: no owner could be found");
-        }
         let rules = Rules::none(targets.len());
         let shared = Arc::new(Shared {
             lanes: (0..rules.pairs()).map(|pair| Lane::new(seed, pair)).collect(),
@@ -166,20 +161,6 @@ impl FaultProxy {
     pub fn set_both_ways(&self, one: impl Into<Party>, other: impl Into<Party>, rule: Rule) -> Result<()> {
         let pair = Pair { from: one.into(), to: other.into() };
         self.change(|rules| rules.set(pair, rule)?.set(pair.reversed(), rule))
-    }
-
-    /// The same for all that nodes send each other, in both directions; strangers are left out.
-    ///
-    /// # Errors
-    /// As [`FaultProxy::set`].
-    pub fn set_all(&self, rule: Rule) -> Result<()> {
-        let nodes = 0..self.shared.nodes.len();
-        let pairs = nodes.clone().flat_map(|from| nodes.clone().map(move |to| (from, to)));
-        self.change(|rules| {
-            pairs
-                .filter(|(from, to)| from != to)
-                .try_fold(rules, |rules, (from, to)| rules.set(Pair { from: from.into(), to: to.into() }, rule))
-        })
     }
 
     /// The same between one node and all others, in both directions; strangers are left out.

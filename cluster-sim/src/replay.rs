@@ -21,10 +21,8 @@ use shoal_core::record::{
     Difference, Divergence, ENTRY_BYTES_MAX, EndReason, Entry, FORMAT, Header, Preface, Replayed, Replayer, Totals,
 };
 
-use crate::report::{Report, remark};
+use crate::report::{PROVED_NOTHING, Report, remark};
 
-/// Exit code of a replay that proved nothing, as for drills.
-const NOTHING: u8 = 3;
 /// Most characters of one value that are shown to people; JSON has all of them.
 const SHOWN_CHARS_MAX: usize = 2000;
 
@@ -56,7 +54,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     Ok(match judgement.verdict {
         Verdict::Equal => ExitCode::SUCCESS,
         Verdict::Diverged => ExitCode::FAILURE,
-        Verdict::Empty => ExitCode::from(NOTHING),
+        Verdict::Empty => ExitCode::from(PROVED_NOTHING),
     })
 }
 

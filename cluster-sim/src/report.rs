@@ -10,6 +10,13 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+/// Exit code of a run that proved nothing.
+pub(crate) const PROVED_NOTHING: u8 = 3;
+/// The verdict of a benchmark that met its goal.
+pub(crate) const GOAL_MET: &str = "goal met";
+/// The verdict of a benchmark beside balancers that are not there.
+pub(crate) const NOT_JUDGED: &str = "not judged: there was nothing to compare with";
+
 /// Where results go.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Report {

@@ -78,6 +78,14 @@ pub(crate) fn share(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
+/// The middle one; of an even number the lower one of the middle two, so that it is a value that was seen. `None` of
+/// none.
+pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len().checked_sub(1)? / 2).copied()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,6 +112,13 @@ mod tests {
         let summary = latencies.summary();
         assert_eq!(summary.requests, 1);
         assert!(599_000.0 < summary.max_ms, "{summary:?}");
+    }
+
+    #[test]
+    fn a_median_is_a_value_that_was_seen() {
+        assert_eq!(median([3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median([4.0, 1.0, 2.0, 3.0]), Some(2.0));
+        assert_eq!(median([]), None);
     }
 
     #[test]

@@ -200,17 +200,20 @@ mod tests {
     use super::*;
     use crate::scripted::{Line, Scripted};
 
-    const TIME: Duration = Duration::from_millis(20);
+    /// So long that a busy machine gets to its first request.
+    const TIME: Duration = Duration::from_millis(200);
+    /// For what ends sooner, by its error.
+    const LIMIT: Duration = Duration::from_secs(30);
 
-    async fn drive(script: Vec<Line>) -> Result<Closed> {
+    async fn drive(script: Vec<Line>, time: Duration) -> Result<Closed> {
         let server = Scripted::start(vec![script]).await;
         let mut connections = Connections::dial(server.address(), 1).await.unwrap();
-        connections.drive(&Exchange::new("/embed", "{}", b"[[1.0]]".to_vec()), TIME).await
+        connections.drive(&Exchange::new("/embed", "{}", b"[[1.0]]".to_vec()), time).await
     }
 
     #[tokio::test]
     async fn every_answer_counts_once_and_percentiles_are_in_order() {
-        let closed = drive(vec![Line::ok("[[1.0]]"); 100_000]).await.unwrap();
+        let closed = drive(vec![Line::ok("[[1.0]]"); 100_000], TIME).await.unwrap();
         assert!(0 < closed.requests());
         assert!(closed.percentile_us(0.0) <= closed.percentile_us(0.5));
         assert!(closed.percentile_us(0.5) <= closed.percentile_us(1.0));
@@ -226,7 +229,7 @@ mod tests {
             (busy, "begins with \"HTTP/1.1 503"),
             (Line::Close, "the connection ended"),
         ] {
-            let text = format!("{:#}", drive(vec![line]).await.unwrap_err());
+            let text = format!("{:#}", drive(vec![line], LIMIT).await.unwrap_err());
             assert!(text.contains(expected), "{text}");
         }
     }

@@ -19,7 +19,7 @@ use crate::cluster::Cluster;
 use crate::http::Client;
 use crate::load::{Doors, Load, LoadPlan, Record, hot_share, skewed};
 use crate::options::{NodeOptions, capacity_per_s, per_batch_s, private_cluster_name};
-use crate::report::{Progress, Report, remark, table};
+use crate::report::{GOAL_MET, PROVED_NOTHING, Progress, Report, remark, table};
 use crate::stats::share;
 use judge::{Judged, Pace, Skipped};
 
@@ -29,8 +29,6 @@ const HOT: usize = 0;
 const LEARNING: Duration = Duration::from_secs(5);
 /// Fewer judged jobs that moved prove nothing.
 const MOVED_MIN: u64 = 100;
-/// Exit code of a run that proved nothing, as for drills.
-const NOTHING: u8 = 3;
 
 /// Hold the nodes' own estimates against what happened
 #[derive(Clone, Debug, clap::Args)]
@@ -139,20 +137,19 @@ pub(crate) async fn run(options: Options) -> Result<ExitCode> {
     };
     show(report, &result)?;
     Ok(match verdict {
-        MET => ExitCode::SUCCESS,
-        PROVED_NOTHING => ExitCode::from(NOTHING),
+        GOAL_MET => ExitCode::SUCCESS,
+        TOO_FEW => ExitCode::from(PROVED_NOTHING),
         _ => ExitCode::FAILURE,
     })
 }
 
-const MET: &str = "goal met";
 const MISSED: &str = "goal missed";
 const FAILED: &str = "failed: requests without a right answer";
-const PROVED_NOTHING: &str = "inconclusive: too few jobs moved";
+const TOO_FEW: &str = "inconclusive: too few jobs moved";
 
 fn worst(verdicts: impl Iterator<Item = &'static str>) -> &'static str {
-    let rank = |verdict: &&str| [MET, PROVED_NOTHING, MISSED, FAILED].iter().position(|known| known == verdict);
-    verdicts.max_by_key(rank).unwrap_or(PROVED_NOTHING)
+    let rank = |verdict: &&str| [GOAL_MET, TOO_FEW, MISSED, FAILED].iter().position(|known| known == verdict);
+    verdicts.max_by_key(rank).unwrap_or(TOO_FEW)
 }
 
 async fn measure(options: &Options, report: Report, engine: &str) -> Result<Findings> {
@@ -190,7 +187,7 @@ async fn measure(options: &Options, report: Report, engine: &str) -> Result<Find
     let learning_us = u64::try_from(LEARNING.as_micros())?;
     let (judged, skipped) = judge::judge(&timelines, pace, learning_us);
     let found = find(options, engine, (rate_per_s, &records), (&judged, skipped));
-    if found.verdict == MET {
+    if found.verdict == GOAL_MET {
         stopped.remove_directory()?;
     } else {
         remark(format_args!("recordings and logs: {directory}"));
@@ -210,11 +207,11 @@ fn find(
     let verdict = if 0 < failed {
         FAILED
     } else if moved.jobs < MOVED_MIN {
-        PROVED_NOTHING
+        TOO_FEW
     } else if all.median_without_luck_percent <= options.error_percent_max
         && options.right_percent_min <= moved.right_percent
     {
-        MET
+        GOAL_MET
     } else {
         MISSED
     };
@@ -330,11 +327,11 @@ mod tests {
 
     #[test]
     fn the_worst_of_all_runs_is_the_verdict() {
-        assert_eq!(worst([MET, MET].into_iter()), MET);
-        assert_eq!(worst([MET, PROVED_NOTHING].into_iter()), PROVED_NOTHING);
-        assert_eq!(worst([MISSED, PROVED_NOTHING, MET].into_iter()), MISSED);
+        assert_eq!(worst([GOAL_MET, GOAL_MET].into_iter()), GOAL_MET);
+        assert_eq!(worst([GOAL_MET, TOO_FEW].into_iter()), TOO_FEW);
+        assert_eq!(worst([MISSED, TOO_FEW, GOAL_MET].into_iter()), MISSED);
         assert_eq!(worst([MISSED, FAILED].into_iter()), FAILED);
-        assert_eq!(worst([].into_iter()), PROVED_NOTHING);
+        assert_eq!(worst([].into_iter()), TOO_FEW);
     }
 
     fn verdict(judged: &[Judged]) -> &'static str {
@@ -345,10 +342,10 @@ mod tests {
     #[test]
     fn both_goals_have_to_be_met_by_enough_jobs() {
         let (good, wrong, off) = (job(8.0, 9.0, Some(20.0)), job(8.0, 9.0, Some(5.0)), job(20.0, 9.0, Some(20.0)));
-        assert_eq!(verdict(&[good; 99]), PROVED_NOTHING);
-        assert_eq!(verdict(&[good; 100]), MET);
+        assert_eq!(verdict(&[good; 99]), TOO_FEW);
+        assert_eq!(verdict(&[good; 100]), GOAL_MET);
         assert_eq!(verdict(&[[good; 79].as_slice(), &[wrong; 21]].concat()), MISSED);
-        assert_eq!(verdict(&[[good; 80].as_slice(), &[wrong; 20]].concat()), MET);
+        assert_eq!(verdict(&[[good; 80].as_slice(), &[wrong; 20]].concat()), GOAL_MET);
         assert_eq!(verdict(&[[good; 49].as_slice(), &[off; 51]].concat()), MISSED);
     }
 }

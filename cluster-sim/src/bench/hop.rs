@@ -15,10 +15,11 @@ use serde::Serialize;
 
 use super::closed::{self, Closed, Connections, Exchange};
 use crate::balancer::{self, Balancer, BalancerPlan, Method, Program, Server};
-use crate::cluster::{Cluster, ClusterPlan, Setting, free_addresses};
+use crate::cluster::{Cluster, Setting, free_addresses};
 use crate::options::{NodeOptions, private_cluster_name};
 use crate::process_time;
-use crate::report::{Progress, Report, remark, table};
+use crate::report::{GOAL_MET, NOT_JUDGED, PROVED_NOTHING, Progress, Report, remark, table};
+use crate::stats::median;
 
 /// It answers at once, so that nothing but the way to it is measured.
 const ENGINE: &str = "synthetic:0";
@@ -33,8 +34,6 @@ const PATH: &str = "/embed";
 const JSON: &str = r#"{"inputs":"many fish move as one and have no leader"}"#;
 /// Jobs that a node may hold: far above what the connections can bring.
 const JOBS_MAX: u32 = 4096;
-/// Exit code of a run in which nothing was there to compare with.
-const PROVED_NOTHING: u8 = 3;
 
 /// Measure what one forward costs, beside nginx and HAProxy in front of the same node
 #[derive(Clone, Debug, clap::Args)]
@@ -145,7 +144,9 @@ struct HopReport {
 pub(crate) async fn run(options: Options) -> Result<ExitCode> {
     let report = Report::new(options.nodes.how.json);
     let mut plan = options.nodes.plan(private_cluster_name(), 0, Some(ENGINE.to_owned()))?;
-    plan.settings = settings(&plan)?;
+    // The second node forwards everything, and neither limits nor logs are part of what is measured.
+    plan.settings = vec![Setting::of_node(FORWARDS, "node.weight", 0), Setting::of_all("admission.jobs_max", JOBS_MAX)];
+    plan.log_level = "warn".to_owned();
     let mut cluster = Cluster::start(&plan)?;
     let mut progress = Progress::new();
     cluster.wait_until_formed(options.nodes.formed_limit(), &mut progress).await?;
@@ -183,29 +184,13 @@ pub(crate) async fn run(options: Options) -> Result<ExitCode> {
     let result = judge(&options, &doors, &turns, missing);
     show(report, &result)?;
     match result.verdict {
-        "goal met" if stopped.is_clean() => {
+        GOAL_MET if stopped.is_clean() => {
             stopped.remove_directory()?;
             return Ok(ExitCode::SUCCESS);
         }
         _ => remark(format_args!("data and logs: {}", stopped.directory.display())),
     }
     Ok(if result.verdict == NOT_JUDGED { ExitCode::from(PROVED_NOTHING) } else { ExitCode::FAILURE })
-}
-
-const NOT_JUDGED: &str = "not judged: there was nothing to compare with";
-
-/// What makes the second node forward everything, and keeps limits, logs and a cache of results out of the measurement.
-fn settings(plan: &ClusterPlan) -> Result<Vec<Setting>> {
-    let mut settings = vec![
-        Setting::of_node(FORWARDS, "node.weight", 0),
-        Setting::of_all("admission.jobs_max", JOBS_MAX),
-        Setting::of_all("log.level", "warn"),
-    ];
-    // A version without such a cache refuses the key.
-    if plan.knows("cache.bytes_max")? {
-        settings.push(Setting::of_all("cache.bytes_max", 0));
-    }
-    Ok(settings)
 }
 
 /// Starts what is installed; returns beside it how to install the rest.
@@ -329,7 +314,7 @@ fn judge(options: &Options, doors: &[Door], turns: &[Vec<Vec<Turn>>], missing: V
     let verdict = match (added_us, times_haproxy) {
         (Some(added), _) if options.added_us_max < added => "goal missed: a forward adds too much",
         (Some(_), Some(times)) if times < options.ratio_min => "goal missed: too few requests through a forward",
-        (Some(_), Some(_)) => "goal met",
+        (Some(_), Some(_)) => GOAL_MET,
         (_, _) => NOT_JUDGED,
     };
     HopReport {
@@ -345,13 +330,6 @@ fn judge(options: &Options, doors: &[Door], turns: &[Vec<Vec<Turn>>], missing: V
         times_haproxy_min: options.ratio_min,
         verdict,
     }
-}
-
-/// `None` without a value. Of an even number the lower one of the middle two, so that it is a value that was seen.
-fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len().checked_sub(1)? / 2).copied()
 }
 
 fn show(report: Report, result: &HopReport) -> Result<()> {
@@ -437,7 +415,7 @@ mod tests {
     #[test]
     fn the_goals_are_judged_by_what_is_compared_within_a_round() {
         let report = verdict((150.0, 20_000.0), Some(30_000.0));
-        assert_eq!((report.added_us, report.verdict), (Some(100.0), "goal met"));
+        assert_eq!((report.added_us, report.verdict), (Some(100.0), GOAL_MET));
         assert!((report.times_haproxy.unwrap() - 2.0 / 3.0).abs() < 1e-9, "{report:?}");
         assert_eq!(verdict((171.0, 20_000.0), Some(30_000.0)).verdict, "goal missed: a forward adds too much");
         let few = verdict((150.0, 14_999.0), Some(30_000.0));
@@ -450,13 +428,6 @@ mod tests {
         assert_eq!((report.verdict, report.missing.len()), (NOT_JUDGED, 1));
         assert_eq!((report.rows.len(), report.added_us, report.times_haproxy), (4, Some(100.0), None));
         assert!(report.rows.iter().all(|row| row.way != Way::HaProxy));
-    }
-
-    #[test]
-    fn a_median_is_a_value_that_was_seen() {
-        assert_eq!(median([3.0, 1.0, 2.0].into_iter()), Some(2.0));
-        assert_eq!(median([4.0, 1.0, 2.0, 3.0].into_iter()), Some(2.0));
-        assert_eq!(median(std::iter::empty()), None);
     }
 
     #[test]

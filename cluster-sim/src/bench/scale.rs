@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::cluster::Cluster;
 use crate::options::{DRILL_ENGINE, PlanOptions, private_cluster_name};
 use crate::probe::{counters, readiness};
-use crate::report::{Progress, Report, remark, table};
+use crate::report::{GOAL_MET, Progress, Report, remark, table};
 use crate::stats::millis;
 use crate::usage::Usage;
 
@@ -296,7 +296,7 @@ fn judge(options: &Options, sizes: Vec<Size>) -> ScaleReport {
     }
     let verdict = match (missed.is_empty(), sizes.iter().any(|size| size.nodes == JUDGED_NODES)) {
         (false, _) => "goal missed",
-        (true, true) => "goal met",
+        (true, true) => GOAL_MET,
         (true, false) => "goals of every size met; those of CPU time, gossip and detection belong to three nodes",
     };
     ScaleReport {
@@ -385,7 +385,7 @@ mod tests {
 
     #[test]
     fn three_nodes_at_their_bounds_meet_them_and_beyond_any_one_they_miss_it() {
-        assert_eq!(judge(&options(), vec![size(3, |_| {})]).verdict, "goal met");
+        assert_eq!(judge(&options(), vec![size(3, |_| {})]).verdict, GOAL_MET);
         type Change = fn(&mut Size);
         let changes: [(&str, Change); 7] = [
             ("percent of a core", |size| size.idle.cpu_percent.max = 2.1),

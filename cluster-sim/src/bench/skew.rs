@@ -15,7 +15,7 @@ use crate::cluster::Cluster;
 use crate::http::Client;
 use crate::load::{Doors, Load, LoadPlan, Outcome, Record, hot_share, skewed};
 use crate::options::{LoadOptions, NodeOptions, capacity_per_s, private_cluster_name};
-use crate::report::{Progress, Report, remark, table};
+use crate::report::{GOAL_MET, Progress, Report, remark, table};
 use crate::stats::{Latencies, Summary, share};
 
 /// Share of the whole shoal's capacity that the default rate asks for.
@@ -111,7 +111,7 @@ pub(crate) async fn run(options: Options) -> Result<ExitCode> {
     let stopped = cluster.stop(std::future::pending()).await?;
     let result = compare(&options, rate_per_s, &even, &skew);
     show(report, &result)?;
-    if result.verdict == "goal met" && stopped.is_clean() {
+    if result.verdict == GOAL_MET && stopped.is_clean() {
         stopped.remove_directory()?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -168,7 +168,7 @@ fn compare(options: &Options, rate_per_s: f64, even: &[Vec<Record>], skew: &[Vec
     let verdict = if 0 < even.failed + skewed.failed {
         "failed: requests without a right answer"
     } else if p99_ratio <= options.ratio_max {
-        "goal met"
+        GOAL_MET
     } else {
         "goal missed"
     };

@@ -16,8 +16,8 @@ use serde::Serialize;
 use crate::cluster::{Cluster, Stopped};
 use crate::http::{Answer, Client};
 use crate::options::{NodeOptions, private_cluster_name};
-use crate::report::{Progress, Report, remark, table};
-use crate::stats::{Latencies, Summary, micros};
+use crate::report::{GOAL_MET, Progress, Report, remark, table};
+use crate::stats::{Latencies, Summary, median, micros};
 
 /// Longest time of one call.
 const CALL_LIMIT: Duration = Duration::from_secs(120);
@@ -131,7 +131,7 @@ pub(crate) async fn run(options: Options) -> Result<ExitCode> {
     let result = compare(&options, one, all);
     show(report, &result)?;
     let stopped = [one_stopped, all_stopped];
-    if result.verdict == "goal met" && stopped.iter().all(Stopped::is_clean) {
+    if result.verdict == GOAL_MET && stopped.iter().all(Stopped::is_clean) {
         stopped.iter().try_for_each(Stopped::remove_directory)?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -184,7 +184,7 @@ impl Door {
         failures.truncate(10);
         let side = Side {
             nodes,
-            median_ms: median(&ms),
+            median_ms: median(ms.iter().copied()).unwrap_or(0.0),
             computed_by_min: if ms.is_empty() { 0 } else { computed_by_min },
             ms_by_round: ms,
             singles: singles.summary(),
@@ -226,24 +226,12 @@ fn check(options: &Options, answer: Answer) -> Result<Answer, String> {
     Ok(answer)
 }
 
-/// The middle one, or 0 of none.
-fn median(of: &[f64]) -> f64 {
-    let mut sorted = of.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    match sorted.len() {
-        0 => 0.0,
-        odd if odd % 2 == 1 => sorted[middle],
-        _ => f64::midpoint(sorted[middle - 1], sorted[middle]),
-    }
-}
-
 fn compare(options: &Options, one: Side, all: Side) -> SplitReport {
     let ratio = if 0.0 < all.median_ms { one.median_ms / all.median_ms } else { 0.0 };
     let verdict = if !one.failures.is_empty() || !all.failures.is_empty() {
         "failed: calls without a right answer"
     } else if options.ratio_min <= ratio {
-        "goal met"
+        GOAL_MET
     } else {
         "goal missed"
     };
@@ -281,16 +269,4 @@ fn show(report: Report, result: &SplitReport) -> Result<()> {
     report.line(format_args!("verdict: {}", result.verdict))?;
     report.json(result)?;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_median_is_the_middle() {
-        for (of, expected) in [(&[][..], 0.0), (&[3.0], 3.0), (&[9.0, 1.0, 2.0], 2.0), (&[4.0, 1.0, 2.0, 9.0], 3.0)] {
-            assert!((median(of) - expected).abs() < 1e-9, "{of:?}");
-        }
-    }
 }

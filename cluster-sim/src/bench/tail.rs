@@ -19,22 +19,17 @@ use crate::cluster::{Cluster, Setting, free_addresses};
 use crate::http::Client;
 use crate::load::{Doors, Load, LoadPlan, Outcome, Record};
 use crate::options::{NodeOptions, capacity_per_s, private_cluster_name};
-use crate::report::{Progress, Report, remark, table};
+use crate::report::{GOAL_MET, NOT_JUDGED, PROVED_NOTHING, Progress, Report, remark, table};
 use crate::stats::{Latencies, Summary, share};
 
 /// Sleeps, so that nodes do not take the cores from each other; exponential, because equal times have hardly a tail.
 const ENGINE: &str = "synthetic:10ms,exp";
-/// By which the stand-in engine is told to be slow.
-const CONTROL_FILE: &str = "synthetic-control";
 /// Start of each run that is not counted.
 const WARM_UP: Duration = Duration::from_secs(1);
 /// Processes or threads of a balancer. One: only then does it know of all its own connections at every moment.
 const WORKERS: u16 = 1;
 /// Most requests of one run; their records are kept in memory.
 const REQUESTS_MAX: f64 = 1_000_000.0;
-/// Exit code of a run in which nothing was there to compare with.
-const PROVED_NOTHING: u8 = 3;
-const NOT_JUDGED: &str = "not judged: there was nothing to compare with";
 
 /// Compare the tail with that of balancers when one node turns slow and nobody is told
 #[derive(Clone, Debug, clap::Args)]
@@ -188,7 +183,7 @@ pub(crate) async fn run(options: Options) -> Result<ExitCode> {
     let result = judge(&options, rate_per_s, &contenders, &runs, missing);
     show(report, &result)?;
     Ok(match result.verdict {
-        "goal met" => ExitCode::SUCCESS,
+        GOAL_MET => ExitCode::SUCCESS,
         NOT_JUDGED => ExitCode::from(PROVED_NOTHING),
         _ => ExitCode::FAILURE,
     })
@@ -223,7 +218,7 @@ async fn one_run(
     progress: &mut Progress,
 ) -> Result<Run> {
     let mut plan = options.nodes.plan(private_cluster_name(), 0, Some(options.engine.clone()))?;
-    plan.settings.push(Setting::of_all("log.level", "warn"));
+    plan.log_level = "warn".to_owned();
     if contender != Contender::Shoal {
         plan.settings.push(Setting::of_all("routing.policy", "local"));
     }
@@ -251,10 +246,7 @@ async fn one_run(
     let weights = vec![1.0; doors.count()];
     let load = Load::start(Arc::new(doors), &LoadPlan::new(rate_per_s, weights, seed, whole))?;
     tokio::time::sleep(before).await;
-    let slow = cluster.nodes().last().context("there are nodes")?.node_id().to_owned();
-    let control = cluster.directory().join(slow).join(CONTROL_FILE);
-    std::fs::write(&control, format!("slow={}", options.slow))
-        .with_context(|| format!("writing {}", control.display()))?;
+    cluster.tell_engine(cluster.nodes().len() - 1, &format!("slow={}", options.slow))?;
     let turn_us = load.now_us();
     tokio::time::sleep(whole.saturating_sub(Duration::from_micros(turn_us))).await;
     let (records, _) = load.finish().await?;
@@ -326,7 +318,7 @@ fn judge(
         (_, _) if 0 < rows[0].failed => "goal missed: requests of the shoal without a right answer",
         (Some(ratio), _) if options.ratio_max < ratio => "goal missed: too close to nginx without weights",
         (_, Some(ratio)) if options.weighted_ratio_max < ratio => "goal missed: too far from nginx with weights",
-        (Some(_), Some(_)) => "goal met",
+        (Some(_), Some(_)) => GOAL_MET,
         (_, _) => NOT_JUDGED,
     };
     let late_us = |record: &Record| record.sent_us.saturating_sub(record.intended_us);
@@ -454,7 +446,7 @@ mod tests {
             let contenders = [Contender::Shoal, NGINX, NGINX_WEIGHTED];
             judge(&options(&[]), 1.0, &contenders, &runs, Vec::new()).verdict
         };
-        assert_eq!(verdict(50, 100, 50), "goal met");
+        assert_eq!(verdict(50, 100, 50), GOAL_MET);
         assert_eq!(verdict(70, 100, 70), "goal missed: too close to nginx without weights");
         assert_eq!(verdict(50, 100, 40), "goal missed: too far from nginx with weights");
         let alone = judge(&options(&[]), 1.0, &[Contender::Shoal], &[vec![run(50)]], vec!["nginx".to_owned()]);
@@ -463,7 +455,8 @@ mod tests {
 
     #[test]
     fn a_request_of_the_shoal_that_failed_or_lost_a_connection_misses_the_goal() {
-        let failed = |record: &mut Record| record.outcome = Outcome::Failed { door: 0, what: "no".to_owned() };
+        let failed =
+            |record: &mut Record| record.outcome = Outcome::Failed { door: 0, answered: true, what: "no".to_owned() };
         let lost = |record: &mut Record| record.losses.push(crate::load::Loss { door: 0, at_us: 1 });
         for spoil in [failed as fn(&mut Record), lost] {
             let mut shoal = run(50);

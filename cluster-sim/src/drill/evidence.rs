@@ -55,6 +55,9 @@ pub(crate) struct Fault {
     pub(crate) at_us: u64,
     /// Jobs of others that the node held a moment before.
     pub(crate) open_at_fault: u64,
+    /// It was waited for until the others had left the node alone. Else nothing is known of what they offered to it,
+    /// nor of what was cut short.
+    pub(crate) left: bool,
     /// How the process ended, and whether with exit code 0.
     pub(crate) end: Option<(String, bool)>,
     pub(crate) ended_us: Option<u64>,
@@ -78,6 +81,7 @@ impl Fault {
             kind,
             at_us,
             open_at_fault,
+            left: false,
             end: None,
             ended_us: None,
             last_offer_us: None,
@@ -118,6 +122,9 @@ pub(crate) struct Told {
     pub(crate) broke: Vec<(u64, String)>,
     /// When a node called another one dead, and which.
     pub(crate) called_dead: Vec<(u64, String)>,
+    /// Lines that told of a peer, alive or dead, those of the start too. None at all means that the logs cannot be read
+    /// in this way, because every node tells of every peer that it finds.
+    pub(crate) of_peers: u64,
 }
 
 /// All that the verdict rests on.
@@ -130,6 +137,8 @@ pub(crate) struct Evidence {
     pub(crate) faults: Vec<Fault>,
     pub(crate) told: Told,
     pub(crate) late_answers: u64,
+    /// Datagrams between nodes that the fault proxy lost while the load ran; `None` where there was no proxy.
+    pub(crate) lost_datagrams: Option<u64>,
     pub(crate) checked: Checked,
     pub(crate) not_at_rest: Vec<String>,
     pub(crate) ends: Vec<End>,

@@ -27,7 +27,7 @@ pub(crate) fn judge(evidence: &Evidence, expected: &[Expectation], untimed: bool
         max: answers().map(|answer| answer.placements).max().unwrap_or(0),
     };
     let failures = failures(evidence, &numbers, placements, &weighed);
-    let unknowns = unknowns(forwarded, &weighed);
+    let unknowns = unknowns(evidence, forwarded, &weighed);
     let (verdict, reasons) = match (failures.is_empty(), unknowns.is_empty()) {
         (false, _) => (Verdict::Failed, failures),
         (true, false) => (Verdict::Inconclusive, unknowns),
@@ -72,6 +72,7 @@ pub(crate) fn judge(evidence: &Evidence, expected: &[Expectation], untimed: bool
         recovery_ms_each: recoveries_ms,
         placements_per_request: placements,
         late_answers_dropped: evidence.late_answers,
+        lost_datagrams: evidence.lost_datagrams,
         answers_checked: evidence.checked.answers,
         answers_wrong: evidence.checked.wrong.len(),
         counters_at_rest: evidence.not_at_rest.is_empty(),
@@ -146,10 +147,16 @@ fn failures(evidence: &Evidence, numbers: &Numbers<'_>, placements: Placements, 
 }
 
 /// Why the drill proved nothing.
-fn unknowns(forwarded: u64, weighed: &[Weighed]) -> Vec<String> {
+fn unknowns(evidence: &Evidence, forwarded: u64, weighed: &[Weighed]) -> Vec<String> {
     let mut reasons = Vec::new();
     if forwarded == 0 {
         reasons.push("no request was forwarded".to_owned());
+    }
+    for fault in evidence.faults.iter().filter(|fault| fault.kind == FaultKind::Term && !fault.left) {
+        let node = &evidence.node_ids[fault.node];
+        reasons.push(format!(
+            "whether jobs were cut short on {node} after SIGTERM is unknown: the scenario needs until_given_up after term"
+        ));
     }
     reasons.extend(weighed.iter().filter(|weighed| weighed.held == Held::Unknown).map(|weighed| format!("{weighed}")));
     reasons

@@ -8,21 +8,18 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde::{Serialize, Serializer};
 
 use super::evidence::Setting;
 use super::watch::Harmed;
 use crate::cluster::End;
-use crate::report::{Report, table};
+use crate::report::{PROVED_NOTHING, Report, table};
 use crate::stats::Summary;
-
-/// Exit code of a drill that proved nothing.
-const INCONCLUSIVE: u8 = 3;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     Passed,
     Failed,
     Inconclusive,
@@ -97,6 +94,9 @@ pub(crate) struct Judgement {
     pub(super) placements_per_request: Placements,
     /// Answers that came after their job had moved on.
     pub(super) late_answers_dropped: u64,
+    /// Datagrams between nodes that the fault proxy lost; absent where there was none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) lost_datagrams: Option<u64>,
     /// Answers asked for again at another node when all was quiet.
     pub(super) answers_checked: u64,
     pub(super) answers_wrong: usize,
@@ -152,16 +152,8 @@ impl Judgement {
         self.verdict == Verdict::Passed
     }
 
-    pub(crate) fn is_failed(&self) -> bool {
-        self.verdict == Verdict::Failed
-    }
-
-    pub(crate) fn exit_code(&self) -> ExitCode {
-        match self.verdict {
-            Verdict::Passed => ExitCode::SUCCESS,
-            Verdict::Failed => ExitCode::FAILURE,
-            Verdict::Inconclusive => ExitCode::from(INCONCLUSIVE),
-        }
+    pub(crate) fn verdict(&self) -> Verdict {
+        self.verdict
     }
 
     fn word(&self) -> &'static str {
@@ -171,6 +163,21 @@ impl Judgement {
             Verdict::Inconclusive => "inconclusive",
         }
     }
+}
+
+/// What all drills of a run mean to whoever started it: one failure is worse than any number that proved nothing.
+///
+/// # Errors
+/// No drill was carried out, which must not look like success.
+pub(crate) fn exit_code(verdicts: &[Verdict]) -> Result<ExitCode> {
+    ensure!(!verdicts.is_empty(), "every drill was left out, so nothing was tried: see above what each of them needs");
+    Ok(if verdicts.contains(&Verdict::Failed) {
+        ExitCode::FAILURE
+    } else if verdicts.contains(&Verdict::Inconclusive) {
+        ExitCode::from(PROVED_NOTHING)
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 /// Prints the judgement as tables, or as JSON.
@@ -269,6 +276,9 @@ fn facts(of: &Judgement) -> Vec<Vec<String>> {
         ("counters at rest", rest.to_owned()),
         ("generator late (p99)", format!("{:.1} ms", of.generator_late_p99_ms)),
     ];
+    if let Some(lost) = of.lost_datagrams {
+        facts.push(("datagrams lost by the proxy", lost.to_string()));
+    }
     if 0 < of.refused {
         facts.push(("refused", of.refused.to_string()));
     }
@@ -315,6 +325,15 @@ fn summary_of(ends: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_worst_verdict_counts_and_none_at_all_is_an_error() {
+        use Verdict::{Failed, Inconclusive, Passed};
+        assert_eq!(exit_code(&[Passed, Passed]).unwrap(), ExitCode::SUCCESS);
+        assert_eq!(exit_code(&[Inconclusive, Passed]).unwrap(), ExitCode::from(3));
+        assert_eq!(exit_code(&[Inconclusive, Failed, Passed]).unwrap(), ExitCode::FAILURE);
+        assert!(exit_code(&[]).is_err());
+    }
 
     #[test]
     fn times_show_the_ends_and_the_middle() {

@@ -36,13 +36,15 @@ fn read_log(log: &Path, epoch_unix_us: u64, told: &mut Told) -> Result<()> {
         let line = line?;
         let Ok(line) = std::str::from_utf8(&line) else { continue };
         let Some((unix_us, rest)) = stamp(line) else { continue };
+        let Some(peer) = field(rest, "peer") else { continue };
+        let alive = field(rest, "alive").filter(|_| rest.contains(": peer peer="));
+        told.of_peers += u64::from(alive.is_some());
         // What was written before the load began is of the start.
         let Some(at_us) = unix_us.checked_sub(epoch_unix_us) else { continue };
-        let Some(peer) = field(rest, "peer") else { continue };
         // What could not even be sent was at no node.
         if rest.contains(": a forward broke ") && rest.contains("fault=the connection broke") {
             told.broke.push((at_us, peer.to_owned()));
-        } else if rest.contains(": peer peer=") && field(rest, "alive") == Some("false") {
+        } else if alive == Some("false") {
             told.called_dead.push((at_us, peer.to_owned()));
         }
     }
@@ -116,5 +118,6 @@ nonsense
         let told = read_logs(&[log, directory.path().join("none.log")], 9_000_000).unwrap();
         assert_eq!(told.called_dead, [(2_000_000, "node-2".to_owned())]);
         assert_eq!(told.broke, [(3_000_000, "node-3".to_owned())]);
+        assert_eq!(told.of_peers, 2, "that of the start too");
     }
 }

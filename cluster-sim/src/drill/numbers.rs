@@ -1,6 +1,6 @@
 //! From the evidence of a drill to its numbers.
 //!
-//! For `judge` and `expect`; pure. The question is what clients of the nodes that lived saw. A client of the door of a
+//! For `judge`; pure. The question is what clients of the nodes that lived saw. A client of the door of a
 //! node that was hit may lose its connection, as with any server, and goes to the next address: counted, and kept
 //! apart.
 //! Invariants: a request counts as failed exactly once; a poisoned request counts neither as failed nor in latencies.
@@ -39,21 +39,21 @@ impl<'a> Numbers<'a> {
                 let refused = self.records(phase).filter(|record| matches!(record.outcome, Outcome::Refused { .. }));
                 whole(refused.count() as u64)
             }
-            Measure::Exposed => whole(self.harmed.total()),
+            Measure::Poisoned => whole(self.blame.poisoned),
+            Measure::Exposed => self.left().next().and_then(|_| whole(self.harmed.total())),
             Measure::Redialled => whole(self.blame.redialled),
             Measure::FailedOwnDoor => whole(self.blame.failed_own_door),
             Measure::LateAnswers => whole(evidence.late_answers),
-            Measure::FalseDeaths => whole(self.false_deaths(phase)),
-            Measure::OfferedAfterMax => {
-                evidence.faults.iter().map(|fault| fault.offered_after_max as f64).reduce(f64::max)
-            }
+            Measure::LostDatagrams => evidence.lost_datagrams.and_then(whole),
+            Measure::FalseDeaths => nonzero(evidence.told.of_peers).and_then(|_| whole(self.false_deaths(phase))),
+            Measure::OfferedAfterMax => self.left().map(|fault| fault.offered_after_max as f64).reduce(f64::max),
             Measure::PlacementsMax => {
                 self.records(None).filter_map(|record| Some(f64::from(record.answered()?.placements))).reduce(f64::max)
             }
             Measure::ForwardedShare => {
                 let answers = || self.records(phase).filter_map(Record::answered);
                 let forwarded = answers().filter(|answer| answer.served_by != answer.door).count() as u64;
-                nonzero(answers().count()).map(|answered| share(forwarded, answered))
+                nonzero(answers().count() as u64).map(|answered| share(forwarded, answered))
             }
             Measure::ShareOfFair => {
                 let own = self.served(phase).get(usize::from(node?) - 1).copied()?;
@@ -95,6 +95,11 @@ impl<'a> Numbers<'a> {
         }
     }
 
+    /// The faults of which it is known what followed.
+    fn left(&self) -> impl Iterator<Item = &'a Fault> {
+        self.evidence.faults.iter().filter(|fault| fault.left)
+    }
+
     /// Each detection, for people.
     pub(super) fn detections_ms(&self) -> Vec<f64> {
         self.evidence.faults.iter().filter_map(detection_us).map(millis).collect()
@@ -132,7 +137,7 @@ impl<'a> Numbers<'a> {
 
     fn of_fair(&self, phase: Option<&str>, own: u64) -> Option<f64> {
         let served = self.served(phase);
-        nonzero(usize::try_from(served.iter().sum::<u64>()).ok()?).map(|all| share(own, all) * served.len() as f64)
+        nonzero(served.iter().sum()).map(|all| share(own, all) * served.len() as f64)
     }
 
     /// How often a node was called dead whose process ran, and whom nothing had been done to.
@@ -164,13 +169,13 @@ impl<'a> Numbers<'a> {
     }
 }
 
-/// Where nothing was offered any more, it was noticed at once.
+/// Where nothing was offered any more, it was noticed at once; where nobody looked, nothing is known.
 fn detection_us(fault: &Fault) -> Option<u64> {
-    (fault.kind != FaultKind::Late).then(|| fault.last_offer_us.unwrap_or(fault.at_us) - fault.at_us)
+    fault.left.then(|| fault.last_offer_us.unwrap_or(fault.at_us) - fault.at_us)
 }
 
-fn nonzero(count: usize) -> Option<u64> {
-    (0 < count).then_some(count as u64)
+fn nonzero(count: u64) -> Option<u64> {
+    (0 < count).then_some(count)
 }
 
 /// The phase in which the request was meant to be sent; or the fault that came while it was in flight.
@@ -239,7 +244,7 @@ impl Blame {
                 let complaint = match &record.outcome {
                     Outcome::Answered(_) => unreachable!("nobody is to blame for an answer"),
                     Outcome::Refused { door, status } => format!("door {}: status {status}", door + 1),
-                    Outcome::Failed { door, what } => format!("door {}: {what}", door + 1),
+                    Outcome::Failed { door, what, .. } => format!("door {}: {what}", door + 1),
                 };
                 *self.complaints.entry(complaint).or_default() += 1;
             }
@@ -261,14 +266,22 @@ impl Blame {
 }
 
 fn guilt(evidence: &Evidence, record: &Record) -> Guilt {
-    let door = match record.outcome {
+    let (door, answered) = match record.outcome {
         Outcome::Answered(_) => return Guilt::Nobody,
         // It is the request's own fault, and told so by the status that its dialect has for a model that failed; a lost
         // connection or a refusal would not be.
         Outcome::Failed { ref what, .. } if record.poisoned && what.starts_with("status 424:") => return Guilt::Nobody,
         Outcome::Refused { .. } if evidence.setting.may_refuse => return Guilt::Nobody,
-        Outcome::Refused { door, .. } | Outcome::Failed { door, .. } => door,
+        // A node that has just started holds its callers for two seconds. When by then no node of the shoal can
+        // compute, as with models that take longer to load, there is nobody to wait for, and 503 is the right answer.
+        Outcome::Refused { status: 503, .. } if nobody_was_ready(evidence, record.done_us) => return Guilt::OwnDoor,
+        Outcome::Refused { door, .. } => (door, true),
+        Outcome::Failed { door, answered, .. } => (door, answered),
     };
+    // Whoever answers runs, and has to answer rightly, whatever was done to it before.
+    if answered {
+        return Guilt::Failed;
+    }
     let was_down = |node: usize| {
         evidence
             .faults
@@ -280,4 +293,13 @@ fn guilt(evidence: &Evidence, record: &Record) -> Guilt {
         was_down(door).any(|fault| matches!(fault.kind, FaultKind::Kill | FaultKind::Stop | FaultKind::Late));
     let nobody_was_there = (0..evidence.node_ids.len()).all(|node| was_down(node).next().is_some());
     if lost_with_its_door || nobody_was_there { Guilt::OwnDoor } else { Guilt::Failed }
+}
+
+/// Whether every node had been hit and none was seen back, nor had given a right answer since the first one came back.
+fn nobody_was_ready(evidence: &Evidence, at_us: u64) -> bool {
+    let down = |node: usize| evidence.faults.iter().rfind(|fault| fault.node == node && fault.excuses(at_us, at_us));
+    let Some(all) = (0..evidence.node_ids.len()).map(down).collect::<Option<Vec<_>>>() else { return false };
+    let Some(first_back_us) = all.iter().filter_map(|fault| fault.back_us).min() else { return false };
+    let since = first_back_us..=at_us;
+    !evidence.records.iter().any(|record| record.answered().is_some() && since.contains(&record.done_us))
 }

@@ -1,20 +1,24 @@
 //! A drill as it is written down: the shoal, the load, what is done to both and when, and what is expected of it.
 //!
-//! For `stage`, which carries it out, and `expect`, which holds the result against it. The drills of this program are
+//! For `stage`, which carries it out, and `judge`, which holds the result against it. The drills of this program are
 //! files in `config/drills`, built in; a file of the user's own is read in the same way.
 //! Invariants: a scenario that was read names only nodes that there are, ends, and expects something.
 //! Not here: what a step does (`stage`), what a measure means (`measures`).
+
+mod expectation;
+mod step;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
-use super::measures::Measure;
 use crate::cluster::Setting;
 use crate::options::capacity_per_s;
+pub(crate) use expectation::Expectation;
+pub(crate) use step::{POISON, Protocol, Step, Way};
 
 /// Largest scenario file that is read.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -95,9 +99,6 @@ pub(crate) enum Value {
     Text(String),
 }
 
-/// The word that a stand-in engine can be told to fail on.
-pub(crate) const POISON: &str = "venom";
-
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Long {
@@ -110,158 +111,12 @@ struct Long {
     settings: BTreeMap<String, Value>,
 }
 
-/// One thing to do or to wait for. Every wait has a limit.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
-pub(crate) enum Step {
-    /// From now on requests belong to this phase. With `fault`, those that are in flight do too.
-    Phase {
-        name: String,
-        #[serde(default)]
-        fault: bool,
-    },
-    /// Lets the load go on for so long.
-    Wait { seconds: f64, seconds_long: Option<f64> },
-    /// SIGKILL.
-    Kill { node: Nodes },
-    /// SIGTERM: the node drains.
-    Term { node: Nodes },
-    /// SIGSTOP: the process hangs, its connections stay.
-    Stop { node: Nodes },
-    /// SIGCONT.
-    Continue { node: Nodes },
-    /// Starts a node that has ended, or was to come late.
-    Start { node: Nodes },
-    /// Writes the control file of a stand-in engine; empty words heal it.
-    Control { node: Nodes, words: String },
-    /// From now on so many times the rate of the beginning.
-    Rate { times: f64 },
-    /// What nodes send each other is cut, lost or delayed, in one direction or in both; said again, it replaces what
-    /// was said of the same nodes.
-    Link {
-        from: Nodes,
-        to: Nodes,
-        #[serde(default)]
-        both_ways: bool,
-        /// Of these alone.
-        only: Option<Protocol>,
-        #[serde(default)]
-        passage: Way,
-        #[serde(default)]
-        delay_ms: u64,
-        #[serde(default)]
-        jitter_ms: u64,
-        #[serde(default)]
-        loss: f64,
-    },
-    /// Everything passes again.
-    Heal,
-    /// The network cable of a node is pulled, or put back; for `network = "namespaces"`.
-    Cable { node: Nodes, pulled: bool },
-    /// From now on so many of a thousand texts carry the word [`POISON`].
-    Poison { permille: u32 },
-    /// Until the node has computed so much of what was answered since this step began.
-    UntilWorks {
-        node: u16,
-        #[serde(default = "ten")]
-        percent: f64,
-    },
-    /// Until the node holds so many jobs of other doors, so that a fault hits something; at most 2 s, in a long run 10.
-    UntilHoldsWork {
-        node: u16,
-        #[serde(default = "one_job")]
-        jobs: u64,
-        jobs_long: Option<u64>,
-    },
-    /// Until the process has ended.
-    UntilEnded { node: Nodes },
-    /// Until all others call the node dead and offer it nothing.
-    UntilGivenUp { node: u16 },
-    /// Until no other node offers it work any more, whatever they call it.
-    UntilLeftAlone { node: u16 },
-    /// Until all others see it ready.
-    UntilSeen { node: Nodes },
-    /// Until it computes for others again.
-    UntilWorksAgain { node: u16 },
-    /// Until all that run see all that run.
-    UntilFormed,
-}
-
-/// What a link carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Protocol {
-    /// Jobs and pings.
-    Tcp,
-    /// Gossip.
-    Udp,
-}
-
-/// Whether anything passes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Way {
-    #[default]
-    Open,
-    /// As if the cable were pulled.
-    Cut,
-    /// As by a firewall that rejects.
-    Reset,
-}
-
-/// One node or several, counted from 1.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(untagged)]
-pub(crate) enum Nodes {
-    One(u16),
-    Many(Vec<u16>),
-}
-
-/// What one measure has to be.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Expectation {
-    pub(crate) measure: Measure,
-    /// Of this phase alone.
-    pub(crate) phase: Option<String>,
-    /// Of this node alone, counted from 1.
-    pub(crate) node: Option<u16>,
-    pub(crate) max: Option<f64>,
-    pub(crate) min: Option<f64>,
-    /// At most so many times what it is in the phase `of_phase`.
-    pub(crate) times_max: Option<f64>,
-    pub(crate) of_phase: Option<String>,
-    /// Only in a long run.
-    #[serde(default)]
-    pub(crate) long_only: bool,
-    /// Missed, the drill has not failed but proved nothing.
-    #[serde(default)]
-    pub(crate) proof: bool,
-}
-
-impl Nodes {
-    pub(crate) fn all(&self) -> &[u16] {
-        match self {
-            Self::One(node) => std::slice::from_ref(node),
-            Self::Many(nodes) => nodes,
-        }
-    }
-}
-
 fn one() -> u32 {
-    1
-}
-
-fn one_job() -> u64 {
     1
 }
 
 fn three() -> u16 {
     3
-}
-
-fn ten() -> f64 {
-    10.0
 }
 
 /// The drills that are built in, in the order of `drill all`.
@@ -350,6 +205,14 @@ impl Scenario {
         for node in self.steps().flat_map(Step::nodes).chain(self.late.iter().copied()).chain(expected) {
             ensure!((1..=self.nodes).contains(&node), "node {node}: there are nodes 1 to {}", self.nodes);
         }
+        for setting in self.settings() {
+            ensure!(
+                !setting.is_of("log"),
+                "settings: `{}` cannot be set, because false_deaths and replaced_p99_ms are read from what the nodes \
+                 log: leave it out",
+                setting.key
+            );
+        }
         let phases: BTreeSet<&str> = self.phases().collect();
         for expectation in &self.expect {
             expectation.check(&phases)?;
@@ -436,109 +299,6 @@ impl Scenario {
     }
 }
 
-impl Step {
-    fn nodes(&self) -> Vec<u16> {
-        let nodes = match self {
-            Self::Link { from, to, .. } => return [from.all(), to.all()].concat(),
-            Self::Kill { node }
-            | Self::Term { node }
-            | Self::Stop { node }
-            | Self::Continue { node }
-            | Self::Start { node }
-            | Self::Control { node, .. }
-            | Self::Cable { node, .. }
-            | Self::UntilEnded { node }
-            | Self::UntilSeen { node } => node.all(),
-            Self::UntilWorks { node, .. }
-            | Self::UntilHoldsWork { node, .. }
-            | Self::UntilGivenUp { node }
-            | Self::UntilLeftAlone { node }
-            | Self::UntilWorksAgain { node } => std::slice::from_ref(node),
-            Self::Phase { .. }
-            | Self::Wait { .. }
-            | Self::Rate { .. }
-            | Self::Poison { .. }
-            | Self::Heal
-            | Self::UntilFormed => &[],
-        };
-        nodes.to_vec()
-    }
-
-    fn check(&self) -> Result<()> {
-        match self {
-            Self::Wait { seconds, seconds_long } => {
-                for seconds in [Some(*seconds), *seconds_long].into_iter().flatten() {
-                    ensure!((0.0..=3600.0).contains(&seconds), "wait: {seconds} s is not between 0 and 3600");
-                }
-            }
-            Self::Link { from, to, loss, delay_ms, jitter_ms, .. } => {
-                ensure!((0.0..=1.0).contains(loss), "link: a loss of {loss} is no share from 0 to 1");
-                ensure!(delay_ms.saturating_add(*jitter_ms) <= 60_000, "link: a delay is at most 60000 ms");
-                let to_itself = from.all().iter().find(|node| to.all().contains(node));
-                ensure!(to_itself.is_none(), "link: node {} has none to itself", to_itself.unwrap_or(&0));
-            }
-            Self::Rate { times } => ensure!((0.01..=1000.0).contains(times), "rate: {times} is not 0.01 to 1000"),
-            Self::Poison { permille } => ensure!(*permille <= 1000, "poison: {permille} is not 0 to 1000"),
-            Self::UntilWorks { percent, .. } => {
-                ensure!((0.1..=100.0).contains(percent), "until_works: {percent} is no share in percent");
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// How long a `wait` takes.
-    pub(crate) fn longest(&self, long: bool, wait_limit: Duration) -> Duration {
-        match self {
-            Self::Wait { seconds, seconds_long } => {
-                Duration::from_secs_f64(seconds_long.filter(|_| long).unwrap_or(*seconds))
-            }
-            Self::UntilWorks { .. }
-            | Self::UntilHoldsWork { .. }
-            | Self::UntilEnded { .. }
-            | Self::UntilGivenUp { .. }
-            | Self::UntilLeftAlone { .. }
-            | Self::UntilSeen { .. }
-            | Self::UntilWorksAgain { .. }
-            | Self::UntilFormed => wait_limit,
-            _ => Duration::ZERO,
-        }
-    }
-}
-
-impl Expectation {
-    fn check(&self, phases: &BTreeSet<&str>) -> Result<()> {
-        let name = self.measure.name();
-        for phase in self.phase.iter().chain(&self.of_phase) {
-            ensure!(phases.contains(phase.as_str()), "expect {name}: no step begins a phase `{phase}`");
-        }
-        ensure!(
-            self.max.is_some() || self.min.is_some() || self.times_max.is_some(),
-            "expect {name}: give max, min or times_max"
-        );
-        ensure!(
-            self.times_max.is_some() == self.of_phase.is_some(),
-            "expect {name}: times_max and of_phase belong together"
-        );
-        ensure!(
-            self.phase.is_none() || self.measure.has_phases(),
-            "expect {name}: it is of the whole run, not of a phase"
-        );
-        ensure!(
-            self.node.is_some() == self.measure.is_of_a_node(),
-            "expect {name}: {}",
-            if self.node.is_some() { "it is of all nodes" } else { "say of which node" }
-        );
-        Ok(())
-    }
-}
-
-impl Serialize for Nodes {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.all().serialize(serializer)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -587,9 +347,14 @@ mod tests {
             ("engine = \"synthetic:20ms\"", "engine = \"candle\"", "is not known"),
             ("rounds = 2", "rounds = 0", "1 to 1000"),
             ("about", "aboot", "aboot"),
+            ("rounds = 2", "rounds = 2\nsettings = { \"log.level\" = \"warn\" }", "`log.level` cannot be set"),
+            ("rounds = 2", "rounds = 2\nsettings = { LOG__level = \"warn\" }", "`LOG__level` cannot be set"),
+            ("rounds = 100", "settings = { \"log.format\" = \"json\" }", "`log.format` cannot be set"),
         ] {
             assert!(SOUND.contains(old), "{old}");
-            let text = format!("{:#}", parse(&SOUND.replacen(old, new, 1), false).unwrap_err());
+            // What is said of a long run counts in a long run.
+            let long = old == "rounds = 100";
+            let text = format!("{:#}", parse(&SOUND.replacen(old, new, 1), long).unwrap_err());
             assert!(text.contains(expected), "{new}: {text}");
         }
     }

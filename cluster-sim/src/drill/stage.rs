@@ -5,39 +5,31 @@
 //! the load runs from the first step to the last; who stands still at the end is let go on before the shoal is ended.
 //! Not here: what the evidence means (`judge`).
 
+mod waits;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use cluster_sim::proxy::{FaultProxy, Faults, Passage, Rule};
 
 use super::evidence::{Evidence, Fault, FaultKind, Phase, Setting};
 use super::log::read_logs;
 use super::scenario::{POISON, Protocol, Scenario, Step, Way};
-use super::watch::{Forwards, LOOK_EVERY, forwards_to, not_at_rest, total, until_left};
-use crate::cluster::{Cluster, ClusterPlan, NodeProcess, Stopped, describe_end};
+use super::watch::{Forwards, forwards_to, not_at_rest, total};
+use crate::cluster::{Cluster, ClusterPlan, NodeProcess, Stopped};
 use crate::http::Client;
 use crate::load::{Doors, Load, LoadPlan, check_samples};
 use crate::options::{REQUESTS_MAX, capacity_per_s};
 use crate::probe::counters;
 use crate::report::Progress;
-use crate::stats::share;
 use crate::usage::Usage;
 
 /// Longest single wait.
 const WAIT_LIMIT: Duration = Duration::from_secs(45);
-/// Answers that a share is taken of, at least.
-const ANSWERS_MIN: u64 = 30;
-/// How long a moment is looked for at which the victim holds work of others, before it is hit without.
-const LOADED_LIMIT: Duration = Duration::from_secs(2);
-const LOADED_LIMIT_LONG: Duration = Duration::from_secs(10);
-/// Less than a job of the quickest engine takes, or a moment with work would be missed.
-const LOADED_LOOK_EVERY: Duration = Duration::from_millis(2);
 /// How long counters may need to come to rest after the last answer.
 const REST_LIMIT: Duration = Duration::from_secs(5);
-/// File in a node's data directory by which a stand-in engine is told to misbehave.
-const CONTROL_FILE: &str = "synthetic-control";
 
 /// How a drill is run, beside its scenario.
 #[derive(Clone, Debug)]
@@ -74,6 +66,8 @@ pub(crate) async fn carry_out(
         deadline_ms: scenario.load.deadline_ms,
         poison: Some(POISON),
     };
+    // Who started first has sent datagrams to nodes that were not there yet.
+    let lost_at_first = lost_datagrams(&cluster);
     let load = Load::start(Arc::clone(&doors), &load_plan)?;
     let first = Phase { name: "start".to_owned(), fault: false, from_us: 0, until_us: 0, rss_mb: Vec::new() };
     let nobody = Before { observers: Vec::new(), forwards: Vec::new(), worked: 0 };
@@ -92,6 +86,7 @@ pub(crate) async fn carry_out(
     let not_at_rest = not_at_rest(&cluster, REST_LIMIT).await;
     let checked = check_samples(&doors, run.seed, &samples).await;
     let late_answers = late_answers(&cluster).await;
+    let lost_datagrams = lost_datagrams(&cluster).zip(lost_at_first).map(|(now, at_first)| now - at_first);
     let logs: Vec<_> = cluster.nodes().iter().map(|node| node.command.log.clone()).collect();
     let stopped = cluster.stop(std::future::pending()).await?;
     progress.clear();
@@ -109,9 +104,28 @@ pub(crate) async fn carry_out(
     };
     let told = read_logs(&logs, epoch_unix_us)?;
     let ends = stopped.ends.clone();
-    let evidence =
-        Evidence { setting, node_ids, records, phases, faults, told, late_answers, checked, not_at_rest, ends };
+    let evidence = Evidence {
+        setting,
+        node_ids,
+        records,
+        phases,
+        faults,
+        told,
+        late_answers,
+        lost_datagrams,
+        checked,
+        not_at_rest,
+        ends,
+    };
     Ok((evidence, stopped))
+}
+
+/// Datagrams that the proxy has lost until now, over all pairs of nodes; `None` where there is no proxy.
+fn lost_datagrams(cluster: &Cluster) -> Option<u64> {
+    let proxy = cluster.proxy()?;
+    let nodes = 0..cluster.nodes().len();
+    let pairs = nodes.clone().flat_map(|from| nodes.clone().map(move |to| (from, to)));
+    Some(pairs.map(|(from, to)| proxy.traffic(from, to).datagrams_lost).sum())
 }
 
 /// Answers that came after their job had moved on, over all nodes that run now.
@@ -273,10 +287,7 @@ impl Stage<'_> {
         let proxy = self.proxy()?;
         for from in indices(from.all()) {
             for to in indices(to.all()) {
-                proxy.set(from, to, rule)?;
-                if *both_ways {
-                    proxy.set(to, from, rule)?;
-                }
+                if *both_ways { proxy.set_both_ways(from, to, rule)? } else { proxy.set(from, to, rule)? }
             }
         }
         Ok(())
@@ -348,18 +359,13 @@ impl Stage<'_> {
     }
 
     async fn control(&mut self, node: usize, words: &str) -> Result<()> {
-        let file = self.cluster.directory().join(self.node_id(node)).join(CONTROL_FILE);
         if words.is_empty() {
-            std::fs::remove_file(&file).with_context(|| format!("removing {}", file.display()))?;
+            self.cluster.tell_engine(node, words)?;
             self.came_back(node);
-        } else {
-            self.hit(node, FaultKind::Engine).await?;
-            // Written beside and moved: the engine must not read half a word.
-            let beside = file.with_extension("new");
-            std::fs::write(&beside, words).with_context(|| format!("writing {}", beside.display()))?;
-            std::fs::rename(&beside, &file).with_context(|| format!("writing {}", file.display()))?;
+            return Ok(());
         }
-        Ok(())
+        self.hit(node, FaultKind::Engine).await?;
+        self.cluster.tell_engine(node, words)
     }
 
     fn came_back(&mut self, node: usize) {
@@ -368,90 +374,6 @@ impl Stage<'_> {
             fault.back_us.get_or_insert(now_us);
             before.worked = worked;
         }
-    }
-
-    async fn until_ended(&mut self, node: usize) -> Result<()> {
-        let end = self.cluster.node_mut(node).wait(WAIT_LIMIT).await?;
-        let now_us = self.load.now_us();
-        if let Some((fault, _)) = self.last_fault(node) {
-            fault.ended_us.get_or_insert(now_us);
-            fault.end = Some((describe_end(end), end.success()));
-        }
-        Ok(())
-    }
-
-    async fn until_left(&mut self, node: usize, dead: bool) -> Result<()> {
-        let node_id = self.node_id(node);
-        let Some((_, before)) = self.last_fault(node) else { bail!("nothing was done to {node_id} yet") };
-        let before = before.clone();
-        let whom = (node, before.observers.as_slice());
-        let aftermath = until_left(&mut self.cluster, whom, &self.load, &before.forwards, dead, WAIT_LIMIT).await?;
-        let (fault, _) = self.last_fault(node).expect("it was there a moment ago");
-        fault.last_offer_us = aftermath.last_offer_us;
-        fault.called_dead_us = aftermath.called_dead_us;
-        fault.ended_us = fault.ended_us.or(aftermath.ended_us);
-        let each = before.forwards.iter().zip(&aftermath.forwards);
-        let offered = each.map(|(before, after)| after.offered.saturating_sub(before.offered));
-        (fault.offered_after, fault.offered_after_max) =
-            offered.fold((0, 0), |(sum, most), offered| (sum + offered, most.max(offered)));
-        fault.harmed = total(&aftermath.forwards).harmed.since(total(&before.forwards).harmed);
-        Ok(())
-    }
-
-    /// Waits until the node has computed its share of the answers since now.
-    async fn until_works(&mut self, node: usize, part: f64) -> Result<()> {
-        let at_first = self.load.ledger().served();
-        let deadline = Instant::now() + WAIT_LIMIT;
-        loop {
-            let served = self.load.ledger().served();
-            let done: Vec<u64> = served.iter().zip(&at_first).map(|(now, before)| now - before).collect();
-            let (all, own) = (done.iter().sum(), done[node]);
-            if ANSWERS_MIN <= all && part <= share(own, all) {
-                return Ok(());
-            }
-            ensure!(
-                Instant::now() < deadline,
-                "{} computed {own} of {all} answers in {} s, less than {:.0} %",
-                self.node_id(node),
-                WAIT_LIMIT.as_secs(),
-                100.0 * part
-            );
-            self.cluster.ensure_all_run()?;
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-    }
-
-    async fn until_holds_work(&mut self, node: usize, jobs: u64) -> Result<()> {
-        let deadline = Instant::now() + if self.run.long { LOADED_LIMIT_LONG } else { LOADED_LIMIT };
-        let (node_id, observers) = (self.node_id(node), self.observers(node));
-        loop {
-            let forwards = forwards_to(&self.cluster, &node_id, &observers).await?;
-            if jobs <= total(&forwards).open() || deadline <= Instant::now() {
-                return Ok(());
-            }
-            tokio::time::sleep(LOADED_LOOK_EVERY).await;
-        }
-    }
-
-    /// Answers by which a node shows that it is at work: those for other doors, which nobody asked it for directly.
-    fn works_done(&self, node: usize) -> u64 {
-        self.load.ledger().served_for_others(node)
-    }
-
-    async fn until_works_again(&mut self, node: usize) -> Result<()> {
-        let node_id = self.node_id(node);
-        let Some((_, before)) = self.last_fault(node) else { bail!("nothing was done to {node_id} yet") };
-        let worked_before = before.worked;
-        let deadline = Instant::now() + WAIT_LIMIT;
-        while self.works_done(node) <= worked_before {
-            self.cluster.ensure_all_run()?;
-            ensure!(Instant::now() < deadline, "{node_id} is back for {} s and got no work", WAIT_LIMIT.as_secs());
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-        let now_us = self.load.now_us();
-        let (fault, _) = self.last_fault(node).expect("it was there a moment ago");
-        fault.works_us = Some(now_us);
-        Ok(())
     }
 
     fn resume_all(&mut self) -> Result<()> {

@@ -42,6 +42,9 @@ pub(crate) enum Outcome {
     Failed {
         /// The address to blame: the one that answered wrongly, or the last that was tried.
         door: usize,
+        /// An HTTP answer came back, so a process that ran is to blame. Otherwise there was no connection, it was lost,
+        /// or nothing came.
+        answered: bool,
         what: String,
     },
 }

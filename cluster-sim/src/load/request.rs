@@ -78,17 +78,21 @@ impl Doors {
                 }
                 Ok(answer) => match self.understand(door, &answer) {
                     Ok(Understood { answered, vector }) => return (Outcome::Answered(answered), losses, Some(vector)),
-                    Err(what) => return (Outcome::Failed { door, what }, losses, None),
+                    Err(what) => return (Outcome::Failed { door, answered: true, what }, losses, None),
                 },
                 Err(error) if error.may_go_elsewhere() => {
                     losses.push(Loss { door, at_us: micros(epoch.elapsed()) });
                     last = (door, error.to_string());
                 }
-                Err(error) => return (Outcome::Failed { door, what: error.to_string() }, losses, None),
+                Err(error) => {
+                    let (answered, what) = (error.is_answer(), error.to_string());
+                    return (Outcome::Failed { door, answered, what }, losses, None);
+                }
             }
         }
         let (door, what) = last;
-        (Outcome::Failed { door, what: format!("every address failed, the last with: {what}") }, losses, None)
+        let what = format!("every address failed, the last with: {what}");
+        (Outcome::Failed { door, answered: false, what }, losses, None)
     }
 
     /// What a right answer says; otherwise what is wrong with it.
@@ -169,7 +173,7 @@ mod tests {
     #[tokio::test]
     async fn when_no_address_answers_every_one_is_a_loss() {
         let (outcome, losses, _) = ask([Line::Close, Line::Close]).await;
-        assert!(matches!(outcome, Outcome::Failed { door: 1, .. }), "{outcome:?}");
+        assert!(matches!(outcome, Outcome::Failed { door: 1, answered: false, .. }), "{outcome:?}");
         assert_eq!(losses.len(), 2);
     }
 
@@ -177,11 +181,23 @@ mod tests {
     async fn an_error_status_is_a_failure_of_the_door_that_sent_it_and_nobody_else_is_asked() {
         let of = |status| Line::Answer { status, headers: Vec::new(), body: "busy".to_owned() };
         let (outcome, losses, _) = ask([of(500), answer("b", "0", "[[1.0]]")]).await;
-        assert_eq!(outcome, Outcome::Failed { door: 0, what: "status 500: busy".to_owned() });
+        assert_eq!(outcome, Outcome::Failed { door: 0, answered: true, what: "status 500: busy".to_owned() });
         assert!(losses.is_empty());
         for status in [429, 503] {
             let (outcome, losses, _) = ask([of(status), answer("b", "0", "[[1.0]]")]).await;
             assert_eq!((outcome, losses.len()), (Outcome::Refused { door: 0, status }, 0));
+        }
+    }
+
+    #[tokio::test]
+    async fn half_an_answer_is_none_and_what_is_not_http_is_one() {
+        let half = "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n[[";
+        for (text, expected) in [(half, false), ("nonsense\r\n\r\n", true)] {
+            let server = Scripted::start(vec![vec![Line::Raw(text), Line::Close]]).await;
+            let doors = Doors::new(vec![Client::new(server.address())], vec!["a".to_owned()]);
+            let (outcome, _, _) = doors.embed(0, "text", Instant::now(), None, LIMIT).await;
+            let Outcome::Failed { answered, .. } = &outcome else { panic!("{text} passed: {outcome:?}") };
+            assert_eq!(*answered, expected, "{outcome:?}");
         }
     }
 
@@ -211,7 +227,9 @@ mod tests {
         ];
         for (served_by, hops, body, expected) in cases {
             let (outcome, _, _) = ask([answer(served_by, hops, body), Line::Silence]).await;
-            let Outcome::Failed { door: 0, what } = &outcome else { panic!("{body} {hops} passed: {outcome:?}") };
+            let Outcome::Failed { door: 0, answered: true, what } = &outcome else {
+                panic!("{body} {hops} passed: {outcome:?}")
+            };
             assert!(what.contains(expected), "{what}");
         }
     }

@@ -1,5 +1,7 @@
 //! Who is blamed for what, and what makes a verdict.
 
+mod proofs;
+
 use super::*;
 use crate::cluster::End;
 use crate::drill::evidence::{Fault, Phase, Setting, Told};
@@ -16,6 +18,7 @@ fn fault(kind: FaultKind) -> Fault {
         _ => (("signal 9".to_owned(), false), Harmed { lost: 1, unreachable: 2, ..Harmed::default() }),
     };
     Fault {
+        left: true,
         end: Some(end),
         ended_us: Some(10_001_000),
         last_offer_us: Some(10_040_000),
@@ -47,8 +50,14 @@ fn lost(door: usize, at_ms: u64) -> Record {
     Record { losses, ..record(door, at_ms - 5, at_ms + 20) }
 }
 
+/// Lost within the answer, so that the client could not go elsewhere.
 fn failed(door: usize, at_ms: u64) -> Record {
-    let outcome = Outcome::Failed { door, what: "status 500".to_owned() };
+    let outcome = Outcome::Failed { door, answered: false, what: "the connection ended".to_owned() };
+    Record { outcome, ..record(door, at_ms - 5, at_ms) }
+}
+
+fn answered_wrongly(door: usize, at_ms: u64) -> Record {
+    let outcome = Outcome::Failed { door, answered: true, what: "status 500".to_owned() };
     Record { outcome, ..record(door, at_ms - 5, at_ms) }
 }
 
@@ -85,8 +94,9 @@ fn evidence(kind: FaultKind, records: Vec<Record>) -> Evidence {
         records,
         phases,
         faults: vec![fault(kind)],
-        told: Told::default(),
+        told: Told { of_peers: 6, ..Told::default() },
         late_answers: 0,
+        lost_datagrams: None,
         checked: Checked { answers: 1, wrong: Vec::new() },
         not_at_rest: Vec::new(),
         ends: Vec::new(),
@@ -113,7 +123,11 @@ fn all_answered_passes_and_bounds_the_failure_probability() {
 
 #[test]
 fn a_failure_at_a_door_that_lived_fails_the_drill_and_bounds_nothing() {
-    for (lost, reason) in [(failed(0, 10_010), "door 1: status 500"), (refused(0, 10_010), "door 1: status 503")] {
+    for (lost, reason) in [
+        (failed(0, 10_010), "door 1: the connection ended"),
+        (answered_wrongly(0, 10_010), "door 1: status 500"),
+        (refused(0, 10_010), "door 1: status 503"),
+    ] {
         let (verdict, judgement) = verdict(FaultKind::Kill, vec![record(0, 9_000, 9_020), lost]);
         assert_eq!(verdict, Verdict::Failed);
         assert_eq!((judgement.failed, judgement.failed_own_door, judgement.failure_bound), (1, 0, None));
@@ -144,6 +158,17 @@ fn the_killed_nodes_own_clients_are_counted_apart_and_only_while_it_was_down() {
 }
 
 #[test]
+fn what_the_killed_node_answers_itself_once_it_runs_again_is_no_loss_of_its_death() {
+    for answer in [answered_wrongly(VICTIM, 12_500), refused(VICTIM, 12_500)] {
+        let (verdict, judgement) = verdict(FaultKind::Kill, vec![record(0, 9_000, 9_020), answer]);
+        assert_eq!((verdict, judgement.failed, judgement.failed_own_door), (Verdict::Failed, 1, 0));
+    }
+    let mut evidence = evidence(FaultKind::Kill, vec![record(0, 9_000, 9_020), refused(VICTIM, 12_500)]);
+    evidence.setting.may_refuse = true;
+    assert_eq!(judge(&evidence, &[], false).verdict, Verdict::Passed);
+}
+
+#[test]
 fn who_is_asked_to_leave_or_whose_engine_misbehaves_may_not_fail_its_own_clients() {
     for kind in [FaultKind::Term, FaultKind::Engine] {
         let (verdict, judgement) = verdict(kind, vec![record(0, 9_000, 9_020), failed(VICTIM, 10_010)]);
@@ -151,14 +176,42 @@ fn who_is_asked_to_leave_or_whose_engine_misbehaves_may_not_fail_its_own_clients
     }
 }
 
+/// All nodes are hit at once.
+fn all_hit(kind: FaultKind, records: Vec<Record>) -> Evidence {
+    let mut evidence = evidence(kind, [vec![record(0, 9_000, 9_020)], records].concat());
+    evidence.faults = (0..3).map(|node| Fault { node, ..fault(kind) }).collect();
+    evidence
+}
+
 #[test]
 fn when_every_node_is_down_nobody_is_to_blame_for_a_client_that_finds_none() {
-    let mut evidence = evidence(FaultKind::Term, vec![record(0, 9_000, 9_020), failed(1, 10_010)]);
-    assert_eq!(judge(&evidence, &[], false).failed, 1);
-    let others = [0, 1].map(|node| Fault { node, ..fault(FaultKind::Term) });
-    evidence.faults.extend(others);
+    let mut evidence = all_hit(FaultKind::Term, vec![failed(1, 10_010)]);
     let judgement = judge(&evidence, &[], false);
     assert_eq!((judgement.failed, judgement.failed_own_door), (0, 1));
+    evidence.faults.pop();
+    assert_eq!(judge(&evidence, &[], false).failed, 1);
+}
+
+#[test]
+fn a_node_that_starts_may_say_503_only_while_none_is_ready() {
+    let blamed = |evidence: &Evidence| {
+        let judgement = judge(evidence, &[], false);
+        (judgement.failed, judgement.failed_own_door)
+    };
+    let started_alone = all_hit(FaultKind::Kill, vec![refused(1, 12_500)]);
+    assert_eq!(blamed(&started_alone), (0, 1));
+    let another_answered = all_hit(FaultKind::Kill, vec![record(0, 12_100, 12_400), refused(1, 12_500)]);
+    assert_eq!(blamed(&another_answered), (1, 0));
+    let another_answered_later = all_hit(FaultKind::Kill, vec![refused(1, 12_500), record(0, 12_100, 12_600)]);
+    assert_eq!(blamed(&another_answered_later), (0, 1));
+    let all_were_back = all_hit(FaultKind::Kill, vec![refused(1, 13_001)]);
+    assert_eq!(blamed(&all_were_back), (1, 0));
+    let mut one_lived = all_hit(FaultKind::Kill, vec![refused(1, 12_500)]);
+    one_lived.faults.remove(0);
+    assert_eq!(blamed(&one_lived), (1, 0));
+    let full = Record { outcome: Outcome::Refused { door: 1, status: 429 }, ..refused(1, 12_500) };
+    assert_eq!(blamed(&all_hit(FaultKind::Kill, vec![full])), (1, 0));
+    assert_eq!(blamed(&all_hit(FaultKind::Kill, vec![answered_wrongly(1, 12_500)])), (1, 0));
 }
 
 #[test]
@@ -176,12 +229,12 @@ fn a_lost_connection_is_excused_only_at_the_victims_door_while_it_was_down() {
 fn a_poisoned_request_has_to_fail_by_an_answer_that_says_so() {
     let poisoned = |record| Record { poisoned: true, ..record };
     let of = |record| verdict(FaultKind::Engine, vec![self::record(0, 9_000, 9_020), poisoned(record)]);
-    let outcome = Outcome::Failed { door: 0, what: "status 424: the model failed".to_owned() };
+    let outcome = Outcome::Failed { door: 0, answered: true, what: "status 424: the model failed".to_owned() };
     let (told, judgement) = of(Record { outcome, ..failed(0, 10_010) });
     assert_eq!((told, judgement.failed, judgement.poisoned), (Verdict::Passed, 0, 1));
     let (answered, _) = of(record(0, 10_000, 10_010));
     assert_eq!(answered, Verdict::Failed);
-    for other in [refused(0, 10_010), failed(0, 10_010)] {
+    for other in [refused(0, 10_010), failed(0, 10_010), answered_wrongly(0, 10_010)] {
         let (told, judgement) = of(other);
         assert_eq!((told, judgement.failed), (Verdict::Failed, 1));
     }
@@ -223,24 +276,6 @@ fn work_left_over_wrong_answers_and_too_many_placements_fail_the_drill() {
         let judgement = judge(&evidence, &[], false);
         assert_eq!((judgement.verdict, judgement.reasons.len()), (Verdict::Failed, 1), "case {number}");
     }
-}
-
-#[test]
-fn a_drill_in_which_nothing_was_at_risk_or_could_be_measured_is_inconclusive() {
-    let exposed = Expectation { min: Some(1.0), proof: true, ..expectation(Measure::Exposed) };
-    let mut nothing_exposed = evidence(FaultKind::Kill, vec![record(0, 9_000, 9_020)]);
-    assert_eq!(judge(&nothing_exposed, std::slice::from_ref(&exposed), false).verdict, Verdict::Passed);
-    nothing_exposed.faults[0].harmed = Harmed::default();
-    assert_eq!(judge(&nothing_exposed, &[exposed], false).verdict, Verdict::Inconclusive);
-    let mut nothing_forwarded = evidence(FaultKind::Kill, vec![record(0, 9_000, 9_020)]);
-    let here = Answered { door: 0, served_by: 0, hops: 0, placements: 1 };
-    nothing_forwarded.records[0].outcome = Outcome::Answered(here);
-    assert_eq!(judge(&nothing_forwarded, &[], false).verdict, Verdict::Inconclusive);
-    let sound = evidence(FaultKind::Kill, vec![record(0, 9_000, 9_020)]);
-    let unknown = Expectation { max: Some(10.0), ..expectation(Measure::RefusalP99Ms) };
-    let judgement = judge(&sound, &[unknown], false);
-    assert_eq!(judgement.verdict, Verdict::Inconclusive);
-    assert_eq!(judgement.reasons, ["refusal_p99_ms is unknown, at most 10: proves nothing"]);
 }
 
 #[test]
