@@ -20,6 +20,7 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{CONTENT_TYPE, HOST};
 use hyper::{HeaderMap, Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -73,6 +74,13 @@ impl CallError {
             Self::Refused(_) | Self::LostBeforeAnswer => true,
             Self::LostDuringAnswer | Self::TimedOut | Self::Invalid(_) => false,
         }
+    }
+
+    /// Whether this process ran out of something and so asked nobody.
+    pub(crate) fn is_own(&self) -> bool {
+        let Self::Refused(cause) = self else { return false };
+        let out_of = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
+        Errno::from_io_error(cause).is_some_and(|errno| out_of.contains(&errno))
     }
 
     /// Whether something answered, although not rightly.

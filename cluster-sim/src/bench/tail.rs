@@ -457,7 +457,9 @@ mod tests {
     fn a_request_of_the_shoal_that_failed_or_lost_a_connection_misses_the_goal() {
         let failed =
             |record: &mut Record| record.outcome = Outcome::Failed { door: 0, answered: true, what: "no".to_owned() };
-        let lost = |record: &mut Record| record.losses.push(crate::load::Loss { door: 0, at_us: 1 });
+        let lost = |record: &mut Record| {
+            record.losses.push(crate::load::Loss { door: 0, at_us: 1, what: String::new(), own: false })
+        };
         for spoil in [failed as fn(&mut Record), lost] {
             let mut shoal = run(50);
             spoil(&mut shoal.records[3000]);

@@ -27,7 +27,7 @@ pub(crate) fn judge(evidence: &Evidence, expected: &[Expectation], untimed: bool
         max: answers().map(|answer| answer.placements).max().unwrap_or(0),
     };
     let failures = failures(evidence, &numbers, placements, &weighed);
-    let unknowns = unknowns(evidence, forwarded, &weighed);
+    let unknowns = unknowns(evidence, &numbers, forwarded, &weighed);
     let (verdict, reasons) = match (failures.is_empty(), unknowns.is_empty()) {
         (false, _) => (Verdict::Failed, failures),
         (true, false) => (Verdict::Inconclusive, unknowns),
@@ -147,8 +147,12 @@ fn failures(evidence: &Evidence, numbers: &Numbers<'_>, placements: Placements, 
 }
 
 /// Why the drill proved nothing.
-fn unknowns(evidence: &Evidence, forwarded: u64, weighed: &[Weighed]) -> Vec<String> {
+fn unknowns(evidence: &Evidence, numbers: &Numbers<'_>, forwarded: u64, weighed: &[Weighed]) -> Vec<String> {
     let mut reasons = Vec::new();
+    if 0 < numbers.blame.never_dialled {
+        let count = numbers.blame.never_dialled;
+        reasons.push(format!("the load itself ran out of ports or descriptors: {count} connections were not tried"));
+    }
     if forwarded == 0 {
         reasons.push("no request was forwarded".to_owned());
     }

@@ -193,6 +193,8 @@ pub(super) struct Blame {
     pub(super) exposed_own_door: u64,
     pub(super) redialled: u64,
     pub(super) lost_elsewhere: u64,
+    /// Connections that the generator could not even try to make.
+    pub(super) never_dialled: u64,
     pub(super) refused: u64,
     pub(super) poisoned: u64,
     /// Poisoned requests that got an answer: then the poison was none.
@@ -222,12 +224,14 @@ impl Blame {
         };
         let mut redialled = false;
         for loss in &record.losses {
-            if excused(loss.door, loss.at_us) {
+            if loss.own {
+                self.never_dialled += 1;
+            } else if excused(loss.door, loss.at_us) {
                 self.exposed_own_door += 1;
                 redialled = true;
             } else {
                 self.lost_elsewhere += 1;
-                let complaint = format!("door {} lost or refused a connection", loss.door + 1);
+                let complaint = format!("door {}: {}", loss.door + 1, loss.what);
                 *self.complaints.entry(complaint).or_default() += 1;
             }
         }

@@ -24,10 +24,13 @@ pub(crate) struct Record {
 }
 
 /// One address that gave no answer.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Loss {
     pub(crate) door: usize,
     pub(crate) at_us: u64,
+    pub(crate) what: String,
+    /// The generator itself had no port or descriptor left: nobody was asked, and no node is to blame.
+    pub(crate) own: bool,
 }
 
 /// How a request ended.

@@ -81,8 +81,9 @@ impl Doors {
                     Err(what) => return (Outcome::Failed { door, answered: true, what }, losses, None),
                 },
                 Err(error) if error.may_go_elsewhere() => {
-                    losses.push(Loss { door, at_us: micros(epoch.elapsed()) });
-                    last = (door, error.to_string());
+                    let (at_us, what, own) = (micros(epoch.elapsed()), error.to_string(), error.is_own());
+                    last = (door, what.clone());
+                    losses.push(Loss { door, at_us, what, own });
                 }
                 Err(error) => {
                     let (answered, what) = (error.is_answer(), error.to_string());

@@ -46,7 +46,7 @@ fn record(door: usize, intended_ms: u64, done_ms: u64) -> Record {
 }
 
 fn lost(door: usize, at_ms: u64) -> Record {
-    let losses = vec![Loss { door, at_us: at_ms * 1000 }];
+    let losses = vec![Loss { door, at_us: at_ms * 1000, what: "lost".to_owned(), own: false }];
     Record { losses, ..record(door, at_ms - 5, at_ms + 20) }
 }
 
@@ -223,6 +223,15 @@ fn a_lost_connection_is_excused_only_at_the_victims_door_while_it_was_down() {
     assert_eq!((elsewhere, judgement.redialled, judgement.lost_elsewhere), (Verdict::Failed, 0, 1));
     let (victim_was_up, _) = of(VICTIM, 9_500);
     assert_eq!(victim_was_up, Verdict::Failed);
+}
+
+#[test]
+fn a_load_that_ran_out_of_ports_proves_nothing_and_blames_nobody() {
+    let mut record = lost(0, 10_010);
+    record.losses[0].own = true;
+    let (told, judgement) = verdict(FaultKind::Kill, vec![self::record(0, 9_000, 9_020), record]);
+    assert_eq!((told, judgement.lost_elsewhere, judgement.redialled), (Verdict::Inconclusive, 0, 0));
+    assert!(judgement.reasons[0].contains("ran out of ports"), "{:?}", judgement.reasons);
 }
 
 #[test]
