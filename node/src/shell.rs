@@ -354,6 +354,11 @@ impl Shell {
         }
     }
 
+    /// Where a peer takes jobs; `None` when it is no member any more.
+    fn peer_addr(&self, peer: &NodeId) -> Option<SocketAddr> {
+        self.0.members.load().iter().find(|member| member.id == *peer).map(|member| member.peer_addr)
+    }
+
     fn tell_membership(&self) {
         // Read under the lock: two threads call this, and the one that read last has to be heard last.
         let state = &mut *self.lock();

@@ -113,8 +113,7 @@ impl Shell {
         let Sent { job, attempt, peer, .. } = sent;
         let label = PeerLabel { peer: peer.to_string() };
         self.0.telemetry.offers.get_or_create(&label).inc();
-        let addr = self.0.members.load().iter().find(|member| member.id == peer).map(|member| member.peer_addr);
-        let result = match addr {
+        let result = match self.peer_addr(&peer) {
             Some(addr) => {
                 let flushed = || self.drive(Input::Flushed { job, attempt });
                 let acknowledged = |said| {
@@ -122,7 +121,8 @@ impl Shell {
                     self.drive(Input::Accepted { job, attempt, peer: peer.clone(), word });
                 };
                 let counted = AbandonCount { shell: &self, peer: &peer, armed: true };
-                let result = self.0.client.execute(addr, &message, flushed, acknowledged).await;
+                let width = message.dimensions.or_else(|| Some(self.0.loaded.load().as_ref()?.card.dimensions));
+                let result = self.0.client.execute(addr, &message, width, flushed, acknowledged).await;
                 counted.disarm();
                 result
             }
@@ -182,8 +182,7 @@ impl Shell {
     }
 
     async fn ping(self, peer: NodeId) {
-        let addr = self.0.members.load().iter().find(|member| member.id == peer).map(|member| member.peer_addr);
-        let answer = match addr {
+        let answer = match self.peer_addr(&peer) {
             Some(addr) => self.0.client.ping(addr).await,
             None => Err(ForwardError::Unreachable("the peer left the shoal".to_owned())),
         };

@@ -2,7 +2,8 @@
 //!
 //! Part of `shell`. Whether the engine is wedged, the machine decides; here that gets its words, in the log and in
 //! `/readyz?verbose`, `/status` and the answers to callers whom nobody can serve.
-//! Invariants: each change is told once; what is said of an engine that works again is nothing.
+//! Invariants: each change is told once; what is said of an engine that works again is nothing; what a model that
+//! answered wrong has computed is not given out of the own cache.
 
 use std::sync::Arc;
 
@@ -37,7 +38,13 @@ impl Shell {
             return;
         }
         let message = match wedge {
-            Some(Wedge::Wrong) => format!("the canary failed: {}; {MEND}", self.0.canary_fault.load()),
+            Some(Wedge::Wrong) => {
+                // Nobody knows since when it is wrong.
+                if let Some(results) = &self.0.results {
+                    results.cache.forget();
+                }
+                format!("the canary failed: {}; {MEND}", self.0.canary_fault.load())
+            }
             Some(Wedge::Silent) => format!("the canary has no answer, the device hangs; {MEND}"),
             None if state.node.engine() == EngineState::Ready => {
                 tracing::info!("the canary is right again: this node computes");
@@ -48,5 +55,39 @@ impl Shell {
         };
         tracing::error!("wedged: {message}");
         self.0.engine_message.store(Arc::new(message));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use shoal_core::time::Micros;
+    use shoal_engine::Embedding;
+
+    use crate::cache::CacheKey;
+    use crate::compute::Compute;
+    use crate::shell::peer_door::tests::shell;
+    use crate::wire::KEY_BYTES;
+
+    #[tokio::test]
+    async fn a_node_whose_model_was_wrong_gives_nothing_that_it_kept_before() {
+        let shell = shell();
+        shell.attach_compute(Compute::new().0);
+        shell.drive(Input::EngineReady { units: 1, took: Micros::from_ms(1) });
+        let cache = &shell.0.results.as_ref().unwrap().cache;
+        let key = CacheKey::new([1; KEY_BYTES]);
+        let keep =
+            || cache.keep(cache.era(), key, Arc::new(Embedding { values: vec![1.0], tokens: 1 }), Duration::ZERO);
+        assert!(keep());
+        shell.on_canary(None);
+        assert!(cache.get(&key).is_some(), "a canary that is right changes nothing");
+        shell.on_canary(Some("wrong".to_owned()));
+        assert_eq!((shell.lock().node.wedge(), cache.get(&key)), (Some(Wedge::Wrong), None));
+        assert!(keep(), "what peers compute for it meanwhile");
+        shell.on_canary(Some("still wrong".to_owned()));
+        shell.on_canary(None);
+        assert!(shell.lock().node.wedge().is_none() && cache.get(&key).is_some(), "it is forgotten once");
     }
 }
