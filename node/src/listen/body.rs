@@ -34,11 +34,11 @@ impl Budget {
         Self { free: Arc::new(Semaphore::new(all)), all }
     }
 
-    /// Takes the `bytes` of an answer, beside the body that is in `held`, or refuses. One that is larger than all there
-    /// is takes all of it: else it could never be given.
+    /// Takes the `bytes` of an answer, beside the body that is in `held`, or refuses. While half of all is free, one that
+    /// is larger than what is left takes that: else one that is larger than all could never be given.
     pub(super) fn grow_by_answer(&self, held: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> Result<(), Refusal> {
-        let own = held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        self.grow(held, bytes.min(self.all - own))
+        let free = self.free.available_permits();
+        self.grow(held, if self.all / 2 <= free { bytes.min(free) } else { bytes })
     }
 
     /// Takes `bytes` more into `held`, or refuses at once: waiting would hold what is there already.
@@ -219,6 +219,21 @@ mod tests {
         budget.grow(&mut held, 4).unwrap();
         assert_eq!(budget.grow(&mut None, 1).unwrap_err().reason, Reason::Overloaded);
         drop(held);
+        assert!(budget.grow(&mut None, 10).is_ok());
+    }
+
+    #[test]
+    fn an_answer_takes_more_than_is_left_only_while_half_is_free() {
+        let budget = Budget::new(10);
+        let (mut one, mut other) = (None, None);
+        budget.grow(&mut one, 3).unwrap();
+        budget.grow_by_answer(&mut one, 3).unwrap();
+        assert!(budget.grow_by_answer(&mut other, 5).is_err(), "4 are left, which is less than half");
+        budget.grow_by_answer(&mut other, 4).unwrap();
+        drop(one);
+        budget.grow_by_answer(&mut other, 1000).unwrap();
+        assert!(budget.grow_by_answer(&mut None, 1).is_err());
+        drop(other);
         assert!(budget.grow(&mut None, 10).is_ok());
     }
 

@@ -20,8 +20,8 @@ use shoal_engine::Embedding;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
-use super::Shell;
 use super::cached::Results;
+use super::{Shell, duration};
 use crate::cache::CacheKey;
 use crate::forward::Said;
 use crate::gossip::Member;
@@ -313,10 +313,6 @@ fn answers(peer: &PeerView<'_>) -> bool {
     let facts = peer.facts;
     let lives = facts.alive || peer.answers_unheard;
     lives && facts.serves && facts.standing == Standing::Ready && peer.gate.passes()
-}
-
-fn duration(time: Micros) -> Duration {
-    Duration::from_micros(time.get())
 }
 
 #[cfg(test)]

@@ -73,6 +73,7 @@ impl Shell {
             self.0.telemetry.cache.bypassed.inc();
             return self.place_job(job).await;
         };
+        let _looking = self.look();
         let answer = Search::new(self, results, loaded, job).await.answer().await;
         Ending { answer, explanation: None, room: Some(room) }
     }

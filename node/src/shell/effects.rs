@@ -72,8 +72,11 @@ impl Shell {
                 // This node may have begun to take work, or ended.
                 self.mind_owners(state);
             }
-            Effect::StopAccepting => drop(self.0.phase.send_replace(Phase::Closing)),
-            Effect::Exit => drop(self.0.phase.send_replace(Phase::Done)),
+            Effect::StopAccepting => {
+                self.0.lookers.on_closing();
+                self.0.phase.send_replace(Phase::Closing);
+            }
+            Effect::Exit => self.end(),
         }
     }
 
@@ -250,11 +253,12 @@ impl Shell {
                 ("overloaded", Err(Failure::Overloaded { retry_after_ms: retry_after.to_ms_ceil() }))
             }
             Outcome::Unavailable { retry_after } => {
-                let message = match self.0.engine_message.load().as_str() {
-                    _ if leaving => "this node is leaving".to_owned(),
-                    "" => "no peer took the request".to_owned(),
-                    message => message.to_owned(),
+                let message = match self.0.engine_message.load().for_callers {
+                    _ if leaving => "this node is leaving",
+                    "" => "no peer took the request",
+                    message => message,
                 };
+                let message = message.to_owned();
                 ("unavailable", Err(Failure::Unavailable { message, retry_after_ms: retry_after.to_ms_ceil() }))
             }
             Outcome::Expired => ("expired", Err(Failure::Expired)),

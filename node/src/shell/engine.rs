@@ -1,7 +1,7 @@
 //! What the canary says of this node's engine, told to people.
 //!
-//! Part of `shell`. Whether the engine is wedged, the machine decides; here that gets its words, in the log and in
-//! `/readyz?verbose`, `/status` and the answers to callers whom nobody can serve.
+//! Part of `shell`. Whether the engine is wedged, the machine decides; here that gets its words, whole in the log and in
+//! `/readyz?verbose` and `/status`, short in the answers to callers whom nobody can serve.
 //! Invariants: each change is told once; what is said of an engine that works again is nothing; what a model that
 //! answered wrong has computed is not given out of the own cache.
 
@@ -16,6 +16,22 @@ use crate::telemetry::VerdictLabel;
 /// What helps when the engine does not come back by itself.
 const MEND: &str = "callers are served by peers until it is right again; if it stays so, restart the node and look at \
                     the device and its driver";
+
+/// Why the engine cannot compute.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct EngineMessage {
+    /// For whoever sends a text: nothing about files, devices and programs of this machine. Empty when it can.
+    pub(super) for_callers: &'static str,
+    /// For whoever runs the node, with how to mend it.
+    pub(super) whole: String,
+}
+
+impl EngineMessage {
+    /// The same for both.
+    pub(super) fn plain(message: &'static str) -> Self {
+        Self { for_callers: message, whole: message.to_owned() }
+    }
+}
 
 impl Shell {
     /// The canary ran; `fault` is what was wrong with its answer.
@@ -37,15 +53,18 @@ impl Shell {
         if std::mem::replace(&mut state.wedge, wedge) == wedge {
             return;
         }
-        let message = match wedge {
+        let (for_callers, whole) = match wedge {
             Some(Wedge::Wrong) => {
                 // Nobody knows since when it is wrong.
                 if let Some(results) = &self.0.results {
                     results.cache.forget();
                 }
-                format!("the canary failed: {}; {MEND}", self.0.canary_fault.load())
+                let whole = format!("the canary failed: {}; {MEND}", self.0.canary_fault.load());
+                ("the model of this node gives wrong answers", whole)
             }
-            Some(Wedge::Silent) => format!("the canary has no answer, the device hangs; {MEND}"),
+            Some(Wedge::Silent) => {
+                ("the device of this node hangs", format!("the canary has no answer, the device hangs; {MEND}"))
+            }
             None if state.node.engine() == EngineState::Ready => {
                 tracing::info!("the canary is right again: this node computes");
                 return self.0.engine_message.store(Arc::default());
@@ -53,8 +72,8 @@ impl Shell {
             // Its message is already there.
             None => return,
         };
-        tracing::error!("wedged: {message}");
-        self.0.engine_message.store(Arc::new(message));
+        tracing::error!("wedged: {whole}");
+        self.0.engine_message.store(Arc::new(EngineMessage { for_callers, whole }));
     }
 }
 

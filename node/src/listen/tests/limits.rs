@@ -193,7 +193,7 @@ async fn answers_that_nobody_reads_count_against_the_common_budget_until_they_ar
 }
 
 #[tokio::test]
-async fn an_answer_larger_than_the_common_budget_is_given_when_nothing_else_is_held() {
+async fn an_answer_larger_than_the_common_budget_is_given_while_little_else_is_held() {
     let rig = Rig::start(Plan::Wide(5_000), Limits { bodies_bytes_max: 50_000, ..Limits::default() }).await;
     let mut client = rig.connect().await;
     for _ in 0..3 {
