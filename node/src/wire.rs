@@ -250,8 +250,8 @@ pub struct AnswerDecoder {
 }
 
 impl AnswerDecoder {
-    /// For an answer of `rows_max` rows whose messages have at most `bytes_max` bytes. All its vectors have to be of one
-    /// width: of `width` values, where the caller knows what it asked for.
+    /// For an answer of `rows_max` rows whose messages have at most `bytes_max` bytes. All its vectors have to be of
+    /// one width: of `width` values, where the caller knows what it asked for.
     #[must_use]
     pub fn new(rows_max: usize, width: Option<u32>, bytes_max: usize) -> Self {
         Self { buffer: BytesMut::new(), rows: Vec::new(), end: None, bytes_max, rows_max, width }

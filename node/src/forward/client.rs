@@ -109,8 +109,8 @@ impl PeerClient {
         slots.retain(|addr, _| members.contains(addr));
     }
 
-    /// Sends a job, whose vectors have to have `width` values, where that is known. `on_flushed` is called when a connection stands and takes it, `on_acknowledged` once the peer holds
-    /// it, before the answer is there.
+    /// Sends a job, whose vectors have to have `width` values, where that is known. `on_flushed` is called when a
+    /// connection stands and takes it, `on_acknowledged` once the peer holds it, before the answer is there.
     ///
     /// Dropping the future cancels the job on the peer.
     ///

@@ -34,8 +34,8 @@ impl Budget {
         Self { free: Arc::new(Semaphore::new(all)), all }
     }
 
-    /// Takes the `bytes` of an answer, beside the body that is in `held`, or refuses. While half of all is free, one that
-    /// is larger than what is left takes that: else one that is larger than all could never be given.
+    /// Takes the `bytes` of an answer, beside the body that is in `held`, or refuses. While half of all is free, one
+    /// that is larger than what is left takes that: else one that is larger than all could never be given.
     pub(super) fn grow_by_answer(&self, held: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> Result<(), Refusal> {
         let free = self.free.available_permits();
         self.grow(held, if self.all / 2 <= free { bytes.min(free) } else { bytes })

@@ -1,7 +1,7 @@
 //! What the canary says of this node's engine, told to people.
 //!
-//! Part of `shell`. Whether the engine is wedged, the machine decides; here that gets its words, whole in the log and in
-//! `/readyz?verbose` and `/status`, short in the answers to callers whom nobody can serve.
+//! Part of `shell`. Whether the engine is wedged, the machine decides; here that gets its words, whole in the log, in
+//! `/readyz?verbose` and in `/status`, short in the answers to callers whom nobody can serve.
 //! Invariants: each change is told once; what is said of an engine that works again is nothing; what a model that
 //! answered wrong has computed is not given out of the own cache.
 
