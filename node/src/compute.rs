@@ -2,8 +2,9 @@
 //!
 //! For `shell`, which gives it batches and hears what became of them. The thread runs at a lower priority than the
 //! threads that talk to peers and callers, so that a busy model does not make a node look dead.
-//! Invariants: tokio never runs inference; every batch, measurement and canary given in is answered by exactly one
-//! [`ComputeEvent`], also when the engine panics, unless the device hangs; no model is ready whose canary is not right.
+//! Invariants: tokio never runs inference; every batch and canary given in is answered by exactly one [`ComputeEvent`],
+//! also when the engine panics, unless the device hangs, and a measurement by one at most; no model is ready whose
+//! canary is not right.
 //! Not here: when to ask for a canary, and what follows from its answer or its silence (`shoal-core`).
 
 mod golden;
@@ -111,7 +112,7 @@ impl Compute {
         let _ = self.work.send(Work::Batch(batch, rows));
     }
 
-    /// Asks for one small inference; [`ComputeEvent::Measured`] tells how long it took.
+    /// Asks for one small inference; [`ComputeEvent::Measured`] tells how long it took, nothing that it failed.
     pub fn measure(&self) {
         let _ = self.work.send(Work::Measure);
     }

@@ -108,7 +108,7 @@ pub struct Ending {
     pub answer: Result<Answer, Failure>,
     /// Why it went where it went, as JSON in printable ASCII, if that was asked for.
     pub explanation: Option<Box<str>>,
-    /// Room for answers out of the cache, to be given back when the answer is written.
+    /// Room for answers out of the cache, to be given back when the last byte of the answer is written.
     pub room: Option<OwnedSemaphorePermit>,
 }
 

@@ -15,6 +15,7 @@ mod doubt;
 mod effects;
 mod engine;
 mod explain;
+mod lookers;
 mod machine;
 mod owners;
 mod parts;
@@ -33,6 +34,7 @@ use shoal_core::load::DeviceLoad;
 use shoal_core::node::{Effect, Input, Node, RowVerdict, Rules, Wedge};
 use shoal_core::peers::PeerFacts;
 use shoal_core::share::Share;
+use shoal_core::time::Micros;
 use shoal_engine::{Card, CostGuess};
 use tokio::sync::watch;
 
@@ -47,6 +49,8 @@ use cached::Results;
 use call::Call;
 use changes::Changes;
 use doubt::Doubts;
+use engine::EngineMessage;
+use lookers::Lookers;
 use machine::Machine;
 use owners::Owners;
 
@@ -111,8 +115,9 @@ struct Inner {
     doubts: Doubts,
     owners: Owners,
     results: Option<Results>,
+    lookers: Lookers,
     loaded: ArcSwapOption<Loaded>,
-    engine_message: ArcSwap<String>,
+    engine_message: ArcSwap<EngineMessage>,
     /// What was wrong with the last canary that failed.
     canary_fault: ArcSwap<String>,
     gossip_runs: std::sync::atomic::AtomicBool,
@@ -149,6 +154,7 @@ impl Shell {
     #[must_use]
     pub fn new(facts: Facts, rules: Rules, seed: u64, client: PeerClient) -> Self {
         let telemetry = Telemetry::new(facts.version, facts.node_id.as_str());
+        let lookers = Lookers::new(&rules.drain);
         let node = Machine::new(Node::new(facts.node_id.clone(), facts.boot, rules, seed));
         let changes = Changes::default();
         let results = |limits| Results::new(limits, facts.cached_answers_bytes_max, &telemetry.cache);
@@ -165,8 +171,9 @@ impl Shell {
             doubts: Doubts::default(),
             owners: Owners::default(),
             results,
+            lookers,
             loaded: ArcSwapOption::empty(),
-            engine_message: ArcSwap::from_pointee("the model is loading".to_owned()),
+            engine_message: ArcSwap::from_pointee(EngineMessage::plain("the model is loading")),
             canary_fault: ArcSwap::default(),
             gossip_runs: std::sync::atomic::AtomicBool::new(false),
             telemetry,
@@ -218,7 +225,11 @@ impl Shell {
 
     /// The node is to leave; called twice, fast.
     pub fn leave(&self) {
-        self.drive(Input::Leave);
+        let state = &mut *self.lock();
+        if state.node.door().draining() {
+            self.0.lookers.on_haste();
+        }
+        self.drive_locked(state, Input::Leave);
     }
 
     /// What the process is told to do, now and later.
@@ -242,6 +253,7 @@ impl Shell {
             ComputeEvent::Canary { fault } => self.on_canary(fault),
             ComputeEvent::LoadFailed { message } => {
                 tracing::error!(%message, "the model did not load; callers are served through peers that have it");
+                let message = EngineMessage { for_callers: "the model of this node did not load", whole: message };
                 self.0.engine_message.store(Arc::new(message));
                 self.drive(Input::EngineFailed);
             }
@@ -354,6 +366,11 @@ impl Shell {
         }
     }
 
+    /// Where a peer takes jobs; `None` when it is no member any more.
+    fn peer_addr(&self, peer: &NodeId) -> Option<SocketAddr> {
+        self.0.members.load().iter().find(|member| member.id == *peer).map(|member| member.peer_addr)
+    }
+
     fn tell_membership(&self) {
         // Read under the lock: two threads call this, and the one that read last has to be heard last.
         let state = &mut *self.lock();
@@ -410,6 +427,10 @@ fn device_load(sample: &Sample) -> DeviceLoad {
         }
     };
     DeviceLoad { busy: busy.map(Share::percent), memory: memory.map(Share::percent) }
+}
+
+fn duration(time: Micros) -> Duration {
+    Duration::from_micros(time.get())
 }
 
 fn verdict(result: &Result<shoal_engine::Embedding, shoal_engine::RowError>) -> RowVerdict {

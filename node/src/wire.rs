@@ -18,8 +18,8 @@ use shoal_core::time::Micros;
 use shoal_engine::{EmbedOptions, Embedding, Truncation};
 
 pub use cache::{
-    CACHE_GET_PATH, CACHE_PUT_PATH, CacheFound, CacheGet, CachePut, FOUND_BYTES_MAX, FOUND_VALUES_BYTES_MAX, KEY_BYTES,
-    KEYS_MAX, KeyBytes, PUT_VALUES_BYTES_MAX, join_keys,
+    CACHE_GET_PATH, CACHE_PUT_PATH, CacheFound, CacheGet, CachePut, FOUND_BYTES_MAX, FOUND_VALUES_BYTES_MAX, FoundRow,
+    KEY_BYTES, KEYS_MAX, KeyBytes, PUT_VALUES_BYTES_MAX, join_keys,
 };
 
 /// Path of a job.
@@ -245,13 +245,16 @@ pub struct AnswerDecoder {
     end: Option<End>,
     bytes_max: usize,
     rows_max: usize,
+    /// Values of each vector, once that is known.
+    width: Option<u32>,
 }
 
 impl AnswerDecoder {
-    /// For an answer of `rows_max` rows whose messages have at most `bytes_max` bytes.
+    /// For an answer of `rows_max` rows whose messages have at most `bytes_max` bytes. All its vectors have to be of
+    /// one width: of `width` values, where the caller knows what it asked for.
     #[must_use]
-    pub fn new(rows_max: usize, bytes_max: usize) -> Self {
-        Self { buffer: BytesMut::new(), rows: Vec::new(), end: None, bytes_max, rows_max }
+    pub fn new(rows_max: usize, width: Option<u32>, bytes_max: usize) -> Self {
+        Self { buffer: BytesMut::new(), rows: Vec::new(), end: None, bytes_max, rows_max, width }
     }
 
     /// Takes the next piece. What is whole within it is not copied.
@@ -306,6 +309,9 @@ impl AnswerDecoder {
     fn take_rows(&mut self, rows: &Rows) -> Result<(), WireError> {
         if self.rows_max < self.rows.len() + rows.tokens.len() {
             return Err(WireError::Inconsistent("more rows than were asked for"));
+        }
+        if *self.width.get_or_insert(rows.dimensions) != rows.dimensions {
+            return Err(WireError::Inconsistent("vectors of another width than was asked for"));
         }
         self.rows.extend(read_rows(rows)?);
         Ok(())

@@ -162,7 +162,10 @@ fn a_model_that_answers_otherwise_than_before_the_restart_does_not_serve() {
     again(&mut node, "wrong", "failed");
     let (_, message) = told(&node);
     assert!(message.contains(&kept.display().to_string()) && message.contains("remove the file"), "{message}");
-    assert_eq!(node.embed("a text").status, 503);
+    let refused = node.embed("a text");
+    let told = refused.text();
+    assert!(refused.status == 503 && told.contains("did not load"), "{told}");
+    assert!(!told.contains("stand-in.f32.json"), "files of the machine are nothing to callers: {told}");
     again(&mut node, "", "ready");
     // The change is meant.
     std::fs::remove_file(&kept).expect("it is there");

@@ -3,12 +3,15 @@
 //! Part of `cache`. A flight is one result that is being obtained: those who do are its leaders, the others follow.
 //! Invariants: a leader that goes, however it goes, is noticed at once, and a follower takes its place; each time that
 //! the last of the leaders fails twice as many may try at once, so that followers of a result that cannot be had hear
-//! so soon; a follower whose patience with the newest leader is over becomes a leader beside it; a flight is in the
-//! table only while somebody leads or follows it.
+//! so soon; a follower whose own patience is over becomes a leader beside the others, whenever those began, and where
+//! many lose it at once, their number doubles from one [`ROUNDS`]th of it to the next; a flight is in the table only
+//! while somebody leads or follows it.
 //! Not here: how a result is obtained; how long anybody can wait (`shell`).
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use shoal_engine::Embedding;
@@ -16,6 +19,10 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use super::CacheKey;
+
+/// Parts of a patience in which those who lost theirs are let go, twice as many in each as in all before: one leader
+/// that is a little late must not make a hundred more, and nobody waits as long again as it has waited.
+const ROUNDS: u32 = 8;
 
 const TAKEN_BY_THE_DROP: &str = "the receiver is taken by the drop alone";
 
@@ -29,8 +36,9 @@ struct Flight {
     leaders: u32,
     /// So many may lead at the same time without anybody having lost patience; at least 1.
     leaders_max: u32,
-    /// When the newest leader began.
-    begun: Instant,
+    /// When those who lost patience were last let go, and how many more may go now.
+    round: Option<Instant>,
+    round_left: u32,
     row: Option<Arc<Embedding>>,
 }
 
@@ -65,6 +73,7 @@ pub struct Lead {
 #[derive(Debug)]
 pub struct Follow {
     place: Place,
+    begun: Instant,
     /// `None` only while it is dropped.
     flight: Option<watch::Receiver<Flight>>,
 }
@@ -80,8 +89,8 @@ impl Flights {
     pub(super) fn join(self: &Arc<Self>, key: CacheKey) -> Seat {
         let mut table = self.lock();
         let new = || {
-            let (leaders, leaders_max, begun, row) = (0, 1, Instant::now(), None);
-            Arc::new(watch::Sender::new(Flight { leaders, leaders_max, begun, row }))
+            let flight = Flight { leaders: 0, leaders_max: 1, round: None, round_left: 0, row: None };
+            Arc::new(watch::Sender::new(flight))
         };
         let flight = Arc::clone(table.entry(key).or_insert_with(new));
         let place = Place { flights: Arc::clone(self), key, flight };
@@ -92,8 +101,7 @@ impl Flights {
         if is_free {
             return Seat::Lead(place.lead(&table));
         }
-        let flight = Some(place.flight.subscribe());
-        Seat::Follow(Follow { place, flight })
+        Seat::Follow(place.follow())
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<CacheKey, Arc<watch::Sender<Flight>>>> {
@@ -104,11 +112,28 @@ impl Flights {
 impl Place {
     /// One more leader. The guard shows that the table is locked.
     fn lead(self, _table: &MutexGuard<'_, HashMap<CacheKey, Arc<watch::Sender<Flight>>>>) -> Lead {
-        self.flight.send_modify(|flight| {
-            flight.leaders += 1;
-            flight.begun = Instant::now();
-        });
+        self.flight.send_modify(|flight| flight.leaders += 1);
         Lead { place: self, failed: false }
+    }
+
+    fn follow(self) -> Follow {
+        let flight = Some(self.flight.subscribe());
+        Follow { place: self, begun: Instant::now(), flight }
+    }
+
+    /// Whether one who lost patience may go now. Called while the table is locked.
+    fn lets_go(&self, now: Instant, patience: Duration) -> bool {
+        let mut lets_go = false;
+        // Nobody has to hear of it: who waits for the next round knows when that is.
+        self.flight.send_if_modified(|flight| {
+            if flight.round.is_none_or(|begun| begun + patience / ROUNDS <= now) {
+                (flight.round, flight.round_left) = (Some(now), flight.leaders);
+            }
+            lets_go = flight.round_left != 0;
+            flight.round_left = flight.round_left.saturating_sub(1);
+            false
+        });
+        lets_go
     }
 
     fn leave_table(&self, table: &mut HashMap<CacheKey, Arc<watch::Sender<Flight>>>) {
@@ -157,10 +182,9 @@ impl Lead {
         let place = self.place.clone();
         let table = place.flights.lock();
         place.flight.send_modify(|flight| flight.leaders_max = 1);
-        let flight = Some(place.flight.subscribe());
         // This leader goes at the end, and takes the lock for it.
         drop(table);
-        Follow { place, flight }
+        place.follow()
     }
 
     /// Waits until another leader of the same flight has the result.
@@ -187,26 +211,44 @@ impl Drop for Lead {
 }
 
 impl Follow {
-    /// Looks once. `patience` is how long a leader may take before somebody else tries beside it.
+    /// Looks once. `patience` is how long this one waits for others before it tries beside them.
     pub fn look(&mut self, patience: Duration) -> Look {
+        self.look_at(Instant::now(), patience)
+    }
+
+    fn look_at(&mut self, now: Instant, patience: Duration) -> Look {
         let table = self.place.flights.lock();
         let receiver = self.flight.as_mut().expect(TAKEN_BY_THE_DROP);
         let seen = receiver.borrow_and_update().clone();
         if let Some(row) = seen.row {
             return Look::Row(row);
         }
-        if seen.leaders < seen.leaders_max || seen.begun + patience <= Instant::now() {
+        let is_free = seen.leaders < seen.leaders_max;
+        if is_free || (self.begun + patience <= now && self.place.lets_go(now, patience)) {
             return Look::Lead(self.place.clone().lead(&table));
         }
         Look::Wait
     }
 
-    /// Waits until another look may show something else, but not beyond `deadline`.
-    pub async fn changed(&mut self, patience: Duration, deadline: Instant) {
-        let receiver = self.flight.as_mut().expect(TAKEN_BY_THE_DROP);
-        let begun = receiver.borrow().begun;
-        // Only the end of the wait counts; the sender lives as long as this.
-        let _ = timeout_at(deadline.min(begun + patience), receiver.changed()).await;
+    /// Waits until another look at any of `follows` may show something else, but not beyond `deadline`.
+    ///
+    /// Cost: each time that one of them changes the others are polled too, which takes 0.1 ms where there are 2,048.
+    pub async fn any_changed<'a>(follows: impl Iterator<Item = &'a mut Self>, patience: Duration, deadline: Instant) {
+        let mut until = deadline;
+        let mut changes = Vec::new();
+        for Self { begun, flight, .. } in follows {
+            let receiver = flight.as_mut().expect(TAKEN_BY_THE_DROP);
+            let round = receiver.borrow().round;
+            until = until.min((*begun + patience).max(round.map_or(*begun, |begun| begun + patience / ROUNDS)));
+            changes.push(Box::pin(receiver.changed()));
+        }
+        // The senders live as long as their followers: a change is all that can come.
+        let any = poll_fn(|cx| match changes.iter_mut().any(|change| change.as_mut().poll(cx).is_ready()) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        });
+        // Only the end of the wait counts.
+        let _ = timeout_at(until, any).await;
     }
 }
 
@@ -224,6 +266,8 @@ mod tests {
     use super::*;
     use crate::cache::key::tests::key;
 
+    /// How long a test waits for what must happen.
+    const LIMIT: Duration = Duration::from_secs(20);
     /// Longer than any test runs.
     const LONG: Duration = Duration::from_secs(600);
 
@@ -251,6 +295,10 @@ mod tests {
             Look::Lead(lead) => lead,
             other => panic!("{other:?}"),
         }
+    }
+
+    async fn changed(follow: &mut Follow, patience: Duration, deadline: Instant) {
+        Follow::any_changed(std::iter::once(follow), patience, deadline).await;
     }
 
     fn waits(follow: &mut Follow) -> bool {
@@ -312,7 +360,7 @@ mod tests {
             let (mut second, mut third) = (follow(&flights), follow(&flights));
             assert!(waits(&mut second));
             let beside = takes_over(&mut second, Duration::ZERO);
-            assert!(waits(&mut third), "the new leader has just begun");
+            assert!(waits(&mut third), "it has patience left");
             let (winner, loser) = if slow_one_wins { (slow, beside) } else { (beside, slow) };
             winner.done(row());
             assert!(matches!(third.look(LONG), Look::Row(_)));
@@ -323,6 +371,41 @@ mod tests {
             drop(anew);
             assert!(flights.lock().is_empty());
         }
+    }
+
+    #[test]
+    fn whose_patience_is_over_leads_although_another_has_just_taken_over() {
+        let flights = Arc::<Flights>::default();
+        let first = lead(&flights);
+        let (mut second, mut third) = (follow(&flights), follow(&flights));
+        let now = Instant::now();
+        drop(first);
+        let _taken = takes_over(&mut second, LONG);
+        assert!(matches!(third.look_at(now + LONG / 2, LONG), Look::Wait), "it has patience left");
+        assert!(matches!(third.look_at(now + LONG, LONG), Look::Lead(_)));
+    }
+
+    #[test]
+    fn of_many_who_lose_patience_at_once_twice_as_many_try_in_each_round() {
+        let flights = Arc::<Flights>::default();
+        let mut leaders = vec![lead(&flights)];
+        let mut others: Vec<_> = (0..20).map(|_| follow(&flights)).collect();
+        let start = Instant::now();
+        let mut rounds = Vec::new();
+        for round in 0..ROUNDS {
+            let now = start + LONG + LONG / ROUNDS * round;
+            let before = leaders.len();
+            others.retain_mut(|other| match other.look_at(now, LONG) {
+                Look::Lead(lead) => {
+                    leaders.push(lead);
+                    false
+                }
+                Look::Wait => true,
+                Look::Row(_) => panic!("there is no result"),
+            });
+            rounds.push(leaders.len() - before);
+        }
+        assert_eq!(rounds, [1, 2, 4, 8, 5, 0, 0, 0]);
     }
 
     #[test]
@@ -361,14 +444,36 @@ mod tests {
         let mut other = follow(&flights);
         assert!(waits(&mut other));
         // Both limits are over at once; without them this would last for ever.
-        other.changed(Duration::ZERO, Instant::now() + LONG).await;
-        other.changed(LONG, Instant::now()).await;
+        changed(&mut other, Duration::ZERO, Instant::now() + LONG).await;
+        changed(&mut other, LONG, Instant::now()).await;
         assert!(waits(&mut other));
         let woken = async {
-            other.changed(LONG, Instant::now() + LONG).await;
+            changed(&mut other, LONG, Instant::now() + LONG).await;
             takes_over(&mut other, LONG)
         };
         let ((), _lead) = tokio::join!(async { drop(first) }, woken);
+    }
+
+    #[tokio::test]
+    async fn who_follows_several_wakes_for_any_of_them() {
+        let flights = Arc::<Flights>::default();
+        let joined = |name| match flights.join(key(name)) {
+            Seat::Lead(lead) => lead,
+            Seat::Follow(_) => panic!("somebody leads already"),
+        };
+        let _slow = joined("slow");
+        let quick = joined("quick");
+        let mut follows = ["slow", "quick"].map(|name| match flights.join(key(name)) {
+            Seat::Follow(follow) => follow,
+            Seat::Lead(_) => panic!("nobody leads"),
+        });
+        let woken = async {
+            let any = Follow::any_changed(follows.iter_mut(), LONG, Instant::now() + LONG);
+            timeout_at(Instant::now() + LIMIT, any).await.expect("it sleeps on");
+        };
+        tokio::join!(async { drop(quick) }, woken);
+        assert!(waits(&mut follows[0]));
+        takes_over(&mut follows[1], LONG);
     }
 
     #[test]

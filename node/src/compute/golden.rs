@@ -26,8 +26,8 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum GoldenError {
     /// Engines promise finite values; this is the check of that promise.
-    #[error("the canary's vector holds a value that is not a finite number, or none at all")]
-    NotFinite,
+    #[error("the canary's vector holds a value that is not a finite number, or nothing but zeros")]
+    Unsound,
     /// Two inferences of one text, one after the other.
     #[error(
         "the canary's vector is not the same twice: they are {distance:.4} apart, and {precision} allows \
@@ -78,7 +78,7 @@ impl Golden {
     /// [`GoldenError`]: `learned` is not finite, or not what is kept.
     pub(super) fn settle(directory: Option<&Path>, card: &Card, learned: Vec<f32>) -> Result<Self, GoldenError> {
         if !is_sound(&learned) {
-            return Err(GoldenError::NotFinite);
+            return Err(GoldenError::Unsound);
         }
         let precision = card.precision;
         let Some(directory) = directory else { return Ok(Self { values: learned, precision, file: None }) };
@@ -116,7 +116,7 @@ impl Golden {
         let (distance, distance_max, precision) =
             (distance(&self.values, values), distance_max(self.precision), self.precision);
         if !is_sound(values) {
-            return Err(GoldenError::NotFinite);
+            return Err(GoldenError::Unsound);
         }
         if distance <= distance_max {
             return Ok(());
@@ -131,8 +131,11 @@ impl Golden {
 /// Whether two inferences of one load agree.
 ///
 /// # Errors
-/// [`GoldenError::Unsteady`].
+/// [`GoldenError::Unsteady`], or [`GoldenError::Unsound`] where one of them is no answer at all.
 pub(super) fn agree(precision: &'static str, first: &[f32], second: &[f32]) -> Result<(), GoldenError> {
+    if !is_sound(first) || !is_sound(second) {
+        return Err(GoldenError::Unsound);
+    }
     let (distance, distance_max) = (distance(first, second), distance_max(precision));
     if distance <= distance_max { Ok(()) } else { Err(GoldenError::Unsteady { distance, distance_max, precision }) }
 }
@@ -300,9 +303,14 @@ mod tests {
             assert!(golden.check(values).is_err(), "{values:?}");
         }
         for values in [&odd[0], &odd[1], &odd[4], &odd[5]] {
-            assert!(matches!(Golden::settle(None, &card(), values.clone()), Err(GoldenError::NotFinite)), "{values:?}");
+            assert!(matches!(Golden::settle(None, &card(), values.clone()), Err(GoldenError::Unsound)), "{values:?}");
         }
         assert!(agree("f32", &vector(0.0), &vector(0.02)).is_err());
+        for values in [&odd[0], &odd[1], &odd[4], &odd[5]] {
+            for (first, second) in [(values, values), (values, &vector(0.0)), (&vector(0.0), values)] {
+                assert!(matches!(agree("f32", first, second), Err(GoldenError::Unsound)), "{first:?} {second:?}");
+            }
+        }
         agree("bf16", &vector(0.0), &vector(0.02)).unwrap();
         assert!(agree("int8", &vector(0.0), &vector(0.2)).is_err());
     }

@@ -353,7 +353,8 @@ sections! {
     /// computes nothing and its callers are served by peers.
     canary: RawCanary {
         /// Time from one answer to the next question while nothing seems wrong; it is asked at once when the model
-        /// fails on a text, or when the device takes far too long. 0 = never, whatever happens.
+        /// fails on a text, or when the device takes far too long. 0 = never while the node runs, whatever happens; at
+        /// a load its answer is compared all the same.
         interval_ms: u32 = 10_000, Rule::Whole { min: 0, max: HOUR_MS };
         /// A missing answer counts after this time (more where an inference takes long), from when it should have
         /// begun.

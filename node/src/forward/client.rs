@@ -112,8 +112,8 @@ impl PeerClient {
         slots.retain(|(addr, _), _| members.contains(addr));
     }
 
-    /// Sends a job. `on_flushed` is called when a connection stands and takes it, `on_acknowledged` once the peer holds
-    /// it, before the answer is there.
+    /// Sends a job, whose vectors have to have `width` values, where that is known. `on_flushed` is called when a
+    /// connection stands and takes it, `on_acknowledged` once the peer holds it, before the answer is there.
     ///
     /// Dropping the future cancels the job on the peer.
     ///
@@ -123,6 +123,7 @@ impl PeerClient {
         &self,
         addr: SocketAddr,
         job: &Execute,
+        width: Option<u32>,
         on_flushed: impl FnOnce() + Send,
         on_acknowledged: impl FnOnce(Said) + Send,
     ) -> Result<Reply, ForwardError> {
@@ -146,7 +147,7 @@ impl PeerClient {
             status => return Err(ForwardError::Garbled(format!("status {status}"))),
         }
         on_acknowledged(said);
-        let mut decoder = AnswerDecoder::new(rows_max, self.limits.message_bytes_max);
+        let mut decoder = AnswerDecoder::new(rows_max, width, self.limits.message_bytes_max);
         while let Some(piece) = answer.piece().await? {
             decoder.push(piece).map_err(|fault| ForwardError::Garbled(fault.to_string()))?;
         }

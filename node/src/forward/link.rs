@@ -30,6 +30,9 @@ use crate::wire;
 const STREAMS_BEFORE_SETTINGS: usize = 1024;
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// Jobs given up that are remembered, for a second, so that what the peer still sends for them is passed over and not
+/// answered with another reset. Questions about results alone are given up after milliseconds, hundreds at a time.
+const RESETS_REMEMBERED_MAX: usize = 16 << 10;
 /// Bytes of one answer's headers; a load report and a few numbers.
 const HEADER_BYTES_MAX: u32 = 16 << 10;
 
@@ -102,6 +105,11 @@ impl Link {
             .initial_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_header_list_size(HEADER_BYTES_MAX)
+            .max_concurrent_reset_streams(RESETS_REMEMBERED_MAX)
+            // `h2` counts the answers to what it does not remember over the whole life of a connection, as a guard
+            // against floods from outside, and then ends it with all that is on it. A peer that is merely late for long
+            // enough would come to that number.
+            .max_local_error_reset_streams(None)
             .handshake(stream);
         let (requests, mut connection) = handshake.await.map_err(|fault| unreachable(&fault))?;
         let pings = connection.ping_pong().expect("taken once");
@@ -259,8 +267,8 @@ enum Watch {
     Idle,
     /// The moment at which the peer will have been silent for too long to go unasked.
     Listening,
-    /// A ping is out; the moment at which its answer is late.
-    Asked,
+    /// A ping is out since that moment; the one at which its answer is late.
+    Asked(Instant),
 }
 
 impl Future for Watched {
@@ -285,11 +293,12 @@ impl Future for Watched {
                         this.watch = Watch::Idle;
                     } else {
                         this.pings.send_ping(Ping::opaque())?;
-                        this.timer.as_mut().reset(Instant::now() + this.timeout);
-                        this.watch = Watch::Asked;
+                        let now = Instant::now();
+                        this.timer.as_mut().reset(now + this.timeout);
+                        this.watch = Watch::Asked(now);
                     }
                 }
-                Watch::Asked => {
+                Watch::Asked(since) => {
                     if let Poll::Ready(answered) = this.pings.poll_pong(cx) {
                         answered?;
                         this.shared.note_heard();
@@ -297,7 +306,14 @@ impl Future for Watched {
                         continue;
                     }
                     ready!(this.timer.as_mut().poll(cx));
-                    return Poll::Ready(Err(LinkFault::Silent));
+                    let heard = this.shared.heard();
+                    if heard <= since {
+                        return Poll::Ready(Err(LinkFault::Silent));
+                    }
+                    // Its word stands behind the answers that it is sending: those are signs of life too. The ping is
+                    // still out, and a second one cannot be.
+                    this.timer.as_mut().reset(heard + this.timeout);
+                    this.watch = Watch::Asked(heard);
                 }
             }
         }
@@ -320,6 +336,15 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(20);
     const PING_INTERVAL: Duration = Duration::from_millis(20);
     const PING_TIMEOUT: Duration = Duration::from_millis(50);
+    const DATA: u8 = 0;
+    const HEADERS: u8 = 1;
+    const RESET: u8 = 3;
+    const PING: u8 = 6;
+    const GO_AWAY: u8 = 7;
+    const END_STREAM: u8 = 1;
+    const END_HEADERS: u8 = 4;
+    /// `:status: 200`, as HPACK has it.
+    const STATUS_OK: u8 = 0x88;
 
     fn limits() -> ForwardLimits {
         ForwardLimits {
@@ -343,6 +368,20 @@ mod tests {
         let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
         stream.read_exact(&mut vec![0; length]).await.unwrap();
         (head[3], head[4])
+    }
+
+    /// Reads frames until one of `kind` comes: its stream, or what stands in its place.
+    async fn next_of(stream: &mut TcpStream, kind: u8) -> [u8; 4] {
+        loop {
+            let mut head = [0; 9];
+            stream.read_exact(&mut head).await.unwrap();
+            let mut body = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+            stream.read_exact(&mut body).await.unwrap();
+            assert_ne!(head[3], GO_AWAY, "the connection is given up: {body:?}");
+            if head[3] == kind {
+                return [head[5], head[6], head[7], head[8]];
+            }
+        }
     }
 
     /// A peer that shakes hands and takes what comes, but never says another word.
@@ -374,7 +413,6 @@ mod tests {
 
     #[tokio::test]
     async fn a_peer_is_not_pinged_while_no_job_is_out() {
-        const PING: u8 = 6;
         let (listener, addr) = listener().await;
         let link = async { Link::dial(addr, &limits(), || ()).await.unwrap() };
         let (mut stream, link) = tokio::join!(silent(&listener), link);
@@ -391,10 +429,6 @@ mod tests {
 
     #[tokio::test]
     async fn the_head_and_the_body_of_a_job_come_in_one_piece_and_a_dropped_job_is_cancelled() {
-        const HEADERS: u8 = 1;
-        const DATA: u8 = 0;
-        const RESET: u8 = 3;
-        const END_STREAM: u8 = 1;
         let (listener, addr) = listener().await;
         let link = async { Link::dial(addr, &limits(), || ()).await.unwrap() };
         let (mut stream, link) = tokio::join!(silent(&listener), link);
@@ -417,6 +451,80 @@ mod tests {
         let cancelled = async { while frame(&mut stream).await.0 != RESET {} };
         tokio::time::timeout(LIMIT, cancelled).await.unwrap();
         assert!(!link.is_closed());
+    }
+
+    #[tokio::test]
+    async fn answers_that_come_when_their_jobs_are_given_up_never_end_the_connection() {
+        /// More than `h2` remembers, and than it answers, unless it is told otherwise.
+        const JOBS: usize = 1200;
+        let (listener, addr) = listener().await;
+        let patient = ForwardLimits { ping_interval: LIMIT, ping_timeout: LIMIT, ..limits() };
+        let link = async { Link::dial(addr, &patient, || ()).await.unwrap() };
+        let (mut stream, link) = tokio::join!(silent(&listener), link);
+        let given_up = async {
+            let mut late = Vec::new();
+            for _ in 0..JOBS {
+                let sending = link.send(Ask::CacheGet, Bytes::from_static(b"job"), || ());
+                tokio::select! {
+                    id = next_of(&mut stream, HEADERS) => late.push(id),
+                    told = sending => panic!("nobody answered: {told:?}"),
+                }
+            }
+            let last_reset = async { while next_of(&mut stream, RESET).await != late[JOBS - 1] {} };
+            last_reset.await;
+            for id in &late {
+                let head = [0, 0, 1, HEADERS, END_HEADERS | END_STREAM, id[0], id[1], id[2], id[3], STATUS_OK];
+                stream.write_all(&head).await.unwrap();
+            }
+            // One that is still wanted gets its answer behind all of those.
+            let sending = link.send(Ask::Ping, Bytes::new(), || ());
+            let answering = async {
+                let id = next_of(&mut stream, HEADERS).await;
+                let head = [0, 0, 1, HEADERS, END_HEADERS | END_STREAM, id[0], id[1], id[2], id[3], STATUS_OK];
+                stream.write_all(&head).await.unwrap();
+            };
+            let (told, ()) = tokio::join!(sending, answering);
+            assert_eq!(told.unwrap().status, StatusCode::OK);
+        };
+        tokio::time::timeout(LIMIT, given_up).await.unwrap();
+        assert!(!link.is_closed());
+    }
+
+    #[tokio::test]
+    async fn a_peer_whose_answers_come_lives_although_its_word_to_a_ping_stands_behind_them() {
+        let (listener, addr) = listener().await;
+        let link = async { Link::dial(addr, &limits(), || ()).await.unwrap() };
+        let (mut stream, link) = tokio::join!(silent(&listener), link);
+        let peer = async {
+            let id = next_of(&mut stream, HEADERS).await;
+            let frame = |kind: u8, flags: u8, byte: u8| [0, 0, 1, kind, flags, id[0], id[1], id[2], id[3], byte];
+            stream.write_all(&frame(HEADERS, END_HEADERS, STATUS_OK)).await.unwrap();
+            next_of(&mut stream, PING).await;
+            // For several times as long as the ping may take, the answer goes on and the ping has none.
+            let start = Instant::now();
+            let mut pieces = tokio::time::interval(PING_TIMEOUT / 10);
+            while start.elapsed() < PING_TIMEOUT * 6 {
+                pieces.tick().await;
+                stream.write_all(&frame(DATA, 0, 7)).await.unwrap();
+            }
+            stream.write_all(&frame(DATA, END_STREAM, 7)).await.unwrap();
+            stream
+        };
+        let caller = async {
+            let mut answer = link.send(Ask::Execute, Bytes::from_static(b"job"), || ()).await.unwrap();
+            let mut bytes = 0;
+            while let Some(piece) = answer.piece().await.unwrap() {
+                bytes += piece.len();
+            }
+            (bytes, answer)
+        };
+        let both = async { tokio::join!(peer, caller) };
+        let (_stream, (bytes, _answer)) = tokio::time::timeout(LIMIT, both).await.unwrap();
+        assert!(5 < bytes && !link.is_closed(), "{bytes}");
+        // Silent now, it is given up after all.
+        let told = link.send(Ask::Execute, Bytes::from_static(b"job"), || ());
+        let told = tokio::time::timeout(LIMIT, told).await.unwrap();
+        assert!(matches!(told, Err(ForwardError::Lost(_))), "{told:?}");
     }
 
     #[tokio::test]

@@ -399,7 +399,7 @@ mod tests {
             match get.cluster.as_str() {
                 "off" => Cached::Off,
                 "other" => Cached::OtherModel,
-                "found" => Cached::Found(CacheFound { at: vec![1], rows: None }),
+                "found" => Cached::Found(CacheFound { at: vec![1], ..CacheFound::default() }),
                 _ => Cached::Absurd { message: "no".to_owned() },
             }
         }
@@ -479,7 +479,7 @@ mod tests {
         let (addr, _stop) = serve(LIMIT).await;
         for (name, text) in [("absurd", "short".to_owned()), ("too long", "x".repeat(5 << 10))] {
             let job = Execute { texts: vec![text], ..Execute::default() };
-            let told = client().execute(addr, &job, || (), |_| panic!("nobody holds the job")).await;
+            let told = client().execute(addr, &job, None, || (), |_| panic!("nobody holds the job")).await;
             let refused = matches!(told, Err(ForwardError::Refused { refusal: Refusal::Unable, .. }));
             assert!(refused, "{name}: {told:?}");
         }
@@ -506,11 +506,11 @@ mod tests {
     async fn messages_beyond_the_room_for_all_of_them_are_refused_as_full() {
         let (addr, _stop) = serve(LIMIT).await;
         let job = |bytes: usize| Execute { texts: vec!["x".repeat(bytes)], ..Execute::default() };
-        let told = client().execute(addr, &job(7 << 9), || (), |_| panic!("nobody holds the job")).await;
+        let told = client().execute(addr, &job(7 << 9), None, || (), |_| panic!("nobody holds the job")).await;
         assert!(matches!(told, Err(ForwardError::Refused { refusal: Refusal::Full, .. })), "{told:?}");
         // The room is given back: the next one is read, and objected to.
         for _ in 0..10 {
-            let told = client().execute(addr, &job(2 << 10), || (), |_| panic!("nobody holds the job")).await;
+            let told = client().execute(addr, &job(2 << 10), None, || (), |_| panic!("nobody holds the job")).await;
             assert!(matches!(told, Err(ForwardError::Refused { refusal: Refusal::Unable, .. })), "{told:?}");
         }
     }

@@ -1,7 +1,7 @@
 //! Reading a request's body within its limits of bytes, of silence and of time.
 //!
 //! For `request`. Invariants: a body that declares too many bytes is refused before any is read; memory follows what
-//! has arrived, never what was declared; all bodies together stay within one budget.
+//! has arrived, never what was declared; all bodies together, and the answers to them, stay within one budget.
 //! Not here: closing a connection whose body was not read to its end (`request`, `socket`).
 
 use std::sync::Arc;
@@ -21,23 +21,34 @@ use super::error::{Reason, Refusal};
 /// What a caller is told to wait when the bodies in work fill the budget: they leave within about one answer's time.
 const BUDGET_RETRY_AFTER_MS: u32 = 1000;
 
-/// Bytes of request bodies that this process may hold, one permit a byte.
+/// Bytes of request bodies, and of answers, that this process may hold, one permit a byte.
 #[derive(Clone, Debug)]
-pub(super) struct Budget(Arc<Semaphore>);
+pub(super) struct Budget {
+    free: Arc<Semaphore>,
+    all: usize,
+}
 
 impl Budget {
     pub(super) fn new(bytes: usize) -> Self {
-        Self(Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))))
+        let all = bytes.min(Semaphore::MAX_PERMITS);
+        Self { free: Arc::new(Semaphore::new(all)), all }
+    }
+
+    /// Takes the `bytes` of an answer, beside the body that is in `held`, or refuses. While half of all is free, one
+    /// that is larger than what is left takes that: else one that is larger than all could never be given.
+    pub(super) fn grow_by_answer(&self, held: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> Result<(), Refusal> {
+        let free = self.free.available_permits();
+        self.grow(held, if self.all / 2 <= free { bytes.min(free) } else { bytes })
     }
 
     /// Takes `bytes` more into `held`, or refuses at once: waiting would hold what is there already.
     fn grow(&self, held: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> Result<(), Refusal> {
         let full = || {
-            let message = "this node holds as many bytes of requests as it may; try again soon";
+            let message = "this node holds as many bytes of requests and answers as it may; try again soon";
             Refusal::new(Reason::Overloaded, message).retry_after_ms(BUDGET_RETRY_AFTER_MS)
         };
         let bytes = u32::try_from(bytes).map_err(|_| full())?;
-        let more = Arc::clone(&self.0).try_acquire_many_owned(bytes).map_err(|_| full())?;
+        let more = Arc::clone(&self.free).try_acquire_many_owned(bytes).map_err(|_| full())?;
         match held {
             Some(held) => held.merge(more),
             None => *held = Some(more),
@@ -208,6 +219,21 @@ mod tests {
         budget.grow(&mut held, 4).unwrap();
         assert_eq!(budget.grow(&mut None, 1).unwrap_err().reason, Reason::Overloaded);
         drop(held);
+        assert!(budget.grow(&mut None, 10).is_ok());
+    }
+
+    #[test]
+    fn an_answer_takes_more_than_is_left_only_while_half_is_free() {
+        let budget = Budget::new(10);
+        let (mut one, mut other) = (None, None);
+        budget.grow(&mut one, 3).unwrap();
+        budget.grow_by_answer(&mut one, 3).unwrap();
+        assert!(budget.grow_by_answer(&mut other, 5).is_err(), "4 are left, which is less than half");
+        budget.grow_by_answer(&mut other, 4).unwrap();
+        drop(one);
+        budget.grow_by_answer(&mut other, 1000).unwrap();
+        assert!(budget.grow_by_answer(&mut None, 1).is_err());
+        drop(other);
         assert!(budget.grow(&mut None, 10).is_ok());
     }
 

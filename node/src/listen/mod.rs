@@ -46,7 +46,7 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// Bytes of one request's body.
     pub body_bytes_max: usize,
-    /// Bytes of all request bodies together, from their arrival until their answer.
+    /// Bytes of all request bodies together, from their arrival until their answer is written, and of those answers.
     pub bodies_bytes_max: usize,
     /// Texts of one call; at most [`INPUTS_KEPT_MAX`].
     pub inputs_max: usize,

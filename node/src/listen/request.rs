@@ -2,7 +2,8 @@
 //!
 //! For `accept`. Invariants: a request is observed exactly once, also when its caller leaves (status 499) or its
 //! handler panics (500); nothing is spawned, so dropping the future drops the job; a body that was not read to its end
-//! closes an HTTP/1 connection, because what follows on it cannot be told from the rest of the body.
+//! closes an HTTP/1 connection, because what follows on it cannot be told from the rest of the body; an answer counts
+//! against the budget of bytes until its caller's socket took the last of them.
 //! Not here: shapes of bodies (`tei`, `openai`, `health`, `status`), wording of refusals (`error`).
 
 use std::panic::AssertUnwindSafe;
@@ -17,7 +18,7 @@ use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode, Version};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 use tracing::{Instrument as _, debug, error, info_span};
 
@@ -161,8 +162,8 @@ impl<D: Door> Face<D> {
         let session = caller::session(headers)?;
         let deadline = arrival.at + Duration::from_millis(deadline_ms.into());
         check_is_json(headers)?;
-        // What was received counts against the budget until the answer is made: the texts live as long.
-        let Received { bytes, held: _held } = body.read(&self.limits, &self.budget, deadline).await?;
+        // What was received counts against the budget until the answer is written: the texts live nearly as long.
+        let Received { bytes, mut held } = body.read(&self.limits, &self.budget, deadline).await?;
 
         let inputs_max = self.limits.inputs_max;
         let (texts, options, shape, field) = if call == Call::TeiEmbed {
@@ -192,13 +193,19 @@ impl<D: Door> Face<D> {
             session,
             explain: caller::explain(headers, &self.limits),
         };
-        let Ending { answer, explanation, room: _room } = self.door.place(job).await;
+        let Ending { answer, explanation, room } = self.door.place(job).await;
         let answer = match answer {
             Ok(answer) => answer,
             Err(failure) => return Err(Refusal::from_failure(failure, field).explained(explanation)),
         };
+        if let Err(refusal) = self.budget.grow_by_answer(&mut held, write::bytes(shape, &answer)) {
+            return Err(refusal.explained(explanation));
+        }
         let mut reply = match write::rows(shape, &answer, asked.texts).await {
-            Ok(body) => computed(shape, &answer, &asked, arrival.at, body),
+            Ok(json) => {
+                let body = Bytes::from_owner(Written { json, _held: held, _room: room });
+                computed(shape, &answer, &asked, arrival.at, body)
+            }
             Err(refusal) => return Err(refusal.explained(explanation)),
         };
         if let Some(explanation) = explanation {
@@ -230,6 +237,20 @@ impl<D: Door> Face<D> {
     }
 }
 
+/// An answer, and what it takes of the budgets until the last reference to its bytes is gone: whoever does not read
+/// it keeps its bytes in memory.
+struct Written {
+    json: Vec<u8>,
+    _held: Option<OwnedSemaphorePermit>,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+impl AsRef<[u8]> for Written {
+    fn as_ref(&self) -> &[u8] {
+        &self.json
+    }
+}
+
 /// What an answer's headers repeat of the request.
 struct Asked {
     texts: usize,
@@ -237,7 +258,7 @@ struct Asked {
 }
 
 /// A computed answer with the headers that say where and how it was computed.
-fn computed(shape: Shape, answer: &Answer, asked: &Asked, at: Instant, body: Vec<u8>) -> Reply {
+fn computed(shape: Shape, answer: &Answer, asked: &Asked, at: Instant, body: Bytes) -> Reply {
     let mut reply = reply(StatusCode::OK, JSON, body);
     let headers = reply.headers_mut();
     insert_text(headers, SERVED_BY, &answer.served_by);
@@ -282,8 +303,8 @@ fn refused(refusal: &Refusal, dialect: Dialect) -> Reply {
     reply
 }
 
-fn reply(status: StatusCode, content_type: &'static str, body: Vec<u8>) -> Reply {
-    let mut reply = Response::new(Full::new(Bytes::from(body)));
+fn reply(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Reply {
+    let mut reply = Response::new(Full::new(body.into()));
     *reply.status_mut() = status;
     reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     reply

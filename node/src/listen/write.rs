@@ -39,13 +39,7 @@ pub(super) async fn rows(shape: Shape, answer: &Answer, texts: usize) -> Result<
         let message = format!("node {} gave {} vectors for {texts} texts", answer.served_by, answer.rows.len());
         return Err(Refusal::new(Reason::Internal, message));
     }
-    let values: usize = answer.rows.iter().map(|row| row.values.len()).sum();
-    let value_bytes = match shape {
-        Shape::OpenAi(EncodingFormat::Base64) => 6,
-        Shape::Tei | Shape::OpenAi(EncodingFormat::Float) => 12,
-    };
-    // What stands around each row takes about 64 bytes, around them all about 128.
-    let mut out = Vec::with_capacity(values * value_bytes + texts * 64 + 128);
+    let mut out = Vec::with_capacity(bytes(shape, answer));
     let mut turn = 0;
     out.extend_from_slice(match shape {
         Shape::Tei => b"[",
@@ -86,6 +80,17 @@ pub(super) async fn rows(shape: Shape, answer: &Answer, texts: usize) -> Result<
         }
     }
     Ok(out)
+}
+
+/// About how many bytes [`rows`] takes for `answer`, and rather too many.
+pub(super) fn bytes(shape: Shape, answer: &Answer) -> usize {
+    let values: usize = answer.rows.iter().map(|row| row.values.len()).sum();
+    let value_bytes = match shape {
+        Shape::OpenAi(EncodingFormat::Base64) => 6,
+        Shape::Tei | Shape::OpenAi(EncodingFormat::Float) => 12,
+    };
+    // What stands around each row takes about 64 bytes, around them all about 128.
+    values * value_bytes + answer.rows.len() * 64 + 128
 }
 
 /// Tokens of all rows.

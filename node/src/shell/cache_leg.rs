@@ -20,13 +20,13 @@ use shoal_engine::Embedding;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
-use super::Shell;
 use super::cached::Results;
+use super::{Shell, duration};
 use crate::cache::CacheKey;
 use crate::forward::Said;
 use crate::gossip::Member;
 use crate::telemetry::CacheOutcome;
-use crate::wire::{self, CacheGet, CachePut};
+use crate::wire::{self, CacheGet, CachePut, FoundRow};
 
 /// Round trips that an owner may take to answer: it only looks.
 const LIMIT_ROUND_TRIPS: u64 = 4;
@@ -202,8 +202,7 @@ impl Shell {
         if results.leg.is_resting(owner) {
             return Err("resting");
         }
-        let members = self.0.members.load();
-        let addr = members.iter().find(|member| member.id == *owner).ok_or("unready")?.peer_addr;
+        let addr = self.peer_addr(owner).ok_or("unready")?;
         let permit = Arc::clone(&results.leg.gets).try_acquire_owned().map_err(|_| "full")?;
         // Never longer than it would take to do without.
         let limit = duration(trip.times(LIMIT_ROUND_TRIPS)).clamp(LIMIT_MIN, LIMIT_MAX);
@@ -211,8 +210,8 @@ impl Shell {
         Ok(Way { owner: owner.clone(), addr, limit, _permit: permit })
     }
 
-    /// Asks an owner. Returns what it has, with the positions of the keys; nothing where it does not answer in time.
-    pub(super) async fn ask(self, way: Way, question: Question) -> Vec<(usize, Embedding)> {
+    /// Asks an owner. Returns what it has; nothing where it does not answer in time.
+    pub(super) async fn ask(self, way: Way, question: Question) -> Vec<FoundRow> {
         let (Some(results), Question { model, keys, dimensions }) = (&self.0.results, question) else {
             return Vec::new();
         };
@@ -249,10 +248,7 @@ impl Shell {
     /// Gives results to their owner, beside the answer to the caller. What is too much is dropped.
     pub(super) fn give(&self, owner: &NodeId, model: &Arc<str>, rows: Vec<(CacheKey, Arc<Embedding>)>) {
         let Some(results) = &self.0.results else { return };
-        let members = self.0.members.load();
-        let Some(addr) = members.iter().find(|member| member.id == *owner).map(|member| member.peer_addr) else {
-            return;
-        };
+        let Some(addr) = self.peer_addr(owner) else { return };
         if results.leg.is_resting(owner) {
             return;
         }
@@ -317,10 +313,6 @@ fn answers(peer: &PeerView<'_>) -> bool {
     let facts = peer.facts;
     let lives = facts.alive || peer.answers_unheard;
     lives && facts.serves && facts.standing == Standing::Ready && peer.gate.passes()
-}
-
-fn duration(time: Micros) -> Duration {
-    Duration::from_micros(time.get())
 }
 
 #[cfg(test)]

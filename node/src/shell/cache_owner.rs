@@ -7,13 +7,14 @@
 //! Not here: asking others (`cache_leg`); what a message may hold (`wire`).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use shoal_core::id::NodeId;
 use shoal_engine::Embedding;
 
 use super::Shell;
 use super::cached::Results;
-use crate::cache::CacheKey;
+use crate::cache::{CacheKey, KEPT_AT_ONCE_MAX};
 use crate::forward::Cached;
 use crate::telemetry::CacheServed;
 use crate::wire::{self, CacheFound, CacheGet, CachePut, KeyBytes};
@@ -37,9 +38,15 @@ impl Shell {
         let said = match self.for_this_cache(&put.cluster, &put.origin, &put.model) {
             Ok((results, dimensions_max)) => match put.check(dimensions_max) {
                 Ok(rows) => {
-                    for (key, row) in rows {
-                        results.cache.keep(CacheKey::new(key), Arc::new(row));
+                    let era = results.cache.era();
+                    for (number, (key, row)) in (1..).zip(rows) {
+                        // A gift is sent as soon as it was computed.
+                        results.cache.keep(era, CacheKey::new(key), Arc::new(row), Duration::ZERO);
+                        if number % KEPT_AT_ONCE_MAX == 0 {
+                            results.cache.settle();
+                        }
                     }
+                    results.cache.settle();
                     Cached::Kept
                 }
                 Err(fault) => Cached::Absurd { message: fault.to_string() },
@@ -78,23 +85,21 @@ impl Shell {
 fn look_up(results: &Results, keys: &[KeyBytes]) -> CacheFound {
     let (mut found, mut bytes) = (Vec::new(), 0);
     for (at, key) in (0..).zip(keys) {
-        let Some(row) = results.cache.get(&CacheKey::new(*key)) else { continue };
+        let Some((row, age)) = results.cache.get_with_age(&CacheKey::new(*key)) else { continue };
         bytes += row.values.len() * size_of::<f32>();
         if wire::FOUND_VALUES_BYTES_MAX < bytes {
             break;
         }
-        found.push((at, row));
+        found.push((at, row, age));
     }
-    let width = found.first().map_or(0, |(_, row): &(u32, Arc<Embedding>)| row.values.len());
-    found.retain(|(_, row)| row.values.len() == width);
-    let found: Vec<_> = found.iter().map(|(at, row)| (*at, &**row)).collect();
+    let width = found.first().map_or(0, |(_, row, _): &(u32, Arc<Embedding>, Duration)| row.values.len());
+    found.retain(|(_, row, _)| row.values.len() == width);
+    let found: Vec<_> = found.iter().map(|(at, row, age)| (*at, &**row, *age)).collect();
     CacheFound::new(&found)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use shoal_engine::{Card, CostGuess, Pooling};
 
@@ -143,7 +148,10 @@ mod tests {
 
     fn found(shell: &Shell, keys: &[KeyBytes]) -> Vec<(usize, Embedding)> {
         match shell.on_cache_get(&get(keys)) {
-            Cached::Found(found) => found.check(keys.len(), 2).unwrap(),
+            Cached::Found(found) => {
+                let found = found.check(keys.len(), 2).unwrap();
+                found.into_iter().map(|found| (found.at, found.row)).collect()
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -203,7 +211,12 @@ mod tests {
         let roomy = Results::new(limits, 0, &shell.0.telemetry.cache);
         let large = Arc::new(Embedding { values: vec![0.5; 50_000], tokens: 1 });
         let keys: Vec<_> = (10..20).map(key).collect();
-        keys.iter().for_each(|key| roomy.cache.keep(CacheKey::new(*key), Arc::clone(&large)));
-        assert_eq!(look_up(&roomy, &keys).at, [0, 1, 2, 3, 4]);
+        let (cache, age) = (&roomy.cache, Duration::from_secs(30));
+        for key in &keys {
+            cache.keep(cache.era(), CacheKey::new(*key), Arc::clone(&large), age);
+        }
+        let found = look_up(&roomy, &keys);
+        assert_eq!(found.at, [0, 1, 2, 3, 4]);
+        assert!(found.ages_ms.iter().all(|&age_ms| (30_000..60_000).contains(&age_ms)), "{:?}", found.ages_ms);
     }
 }

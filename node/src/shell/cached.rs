@@ -3,8 +3,8 @@
 //! Part of `shell`; `door` hands every call of a caller to this first.
 //! Invariants: only the texts without a result go on, each different one once, and answers are joined in the caller's
 //! order; a call never waits beyond its own deadline, whoever works for it; answers made here take room that is bounded
-//! by `admission.bytes_max`, and a call that finds none is placed as if there was no cache. A call that asks why it
-//! went where it went is placed for real.
+//! by `admission.bytes_max`, until they are written, and a call that finds none is placed as if there was no cache; a
+//! call of many texts gives others their turn. A call that asks why it went where it went is placed for real.
 //! Not here: what is kept and who obtains it (`cache`); messages to and from owners (`cache_leg`).
 
 use std::collections::hash_map::Entry;
@@ -20,15 +20,23 @@ use tokio::time::Instant;
 
 use super::cache_leg::{Leg, Question};
 use super::{Loaded, Shell};
-use crate::cache::{Cache, CacheKey, Follow, KeyMaker, Lead, Limits, Look, Options, Seat};
+use crate::cache::{Cache, CacheKey, Era, Follow, KEPT_AT_ONCE_MAX, KeyMaker, Lead, Limits, Look, Options, Seat};
 use crate::job::{Answer, Ending, Failure, FoundIn, Job};
 use crate::telemetry::{CacheMetrics, CacheOutcome, CachePlace};
-use crate::wire::KEYS_MAX;
+use crate::wire::{FoundRow, KEYS_MAX};
 
 /// How long another call's work for a result is waited for at least, before this call does the same work beside it.
-const PATIENCE_MIN: Duration = Duration::from_secs(1);
+///
+/// Whoever waits cannot see whether it waits for one text or for a call of thousands, which ends when its last text is
+/// computed. To wait too briefly costs one text that is computed twice; too long, the caller all of that time.
+const PATIENCE_MIN: Duration = Duration::from_millis(100);
 /// What a text takes while it is looked for, its vector left out: its key, its place in a flight.
 const TEXT_OVERHEAD_BYTES: usize = 512;
+/// What a number of a vector takes in an answer: itself, and its text, as the public door writes it.
+const VALUE_BYTES: usize = size_of::<f32>() + 12;
+/// Texts that are hashed and looked for before other tasks of the thread get a turn: less than a millisecond of work,
+/// unless they are long.
+const TEXTS_PER_TURN: usize = 64;
 const ROOM_UNIT_BYTES: usize = 1024;
 
 /// The cache of this node, and its way to the others.
@@ -36,7 +44,7 @@ const ROOM_UNIT_BYTES: usize = 1024;
 pub(super) struct Results {
     pub(super) cache: Cache,
     pub(super) leg: Leg,
-    /// Room for answers that are made here, until they are written, in units of [`ROOM_UNIT_BYTES`].
+    /// Room for answers that are made here, until the last of their bytes is written, in units of [`ROOM_UNIT_BYTES`].
     room: Arc<Semaphore>,
 }
 
@@ -48,7 +56,7 @@ impl Results {
     }
 
     fn take_room(&self, texts: usize, dimensions: u32) -> Option<OwnedSemaphorePermit> {
-        let bytes = texts.saturating_mul(dimensions as usize * size_of::<f32>() + TEXT_OVERHEAD_BYTES);
+        let bytes = texts.saturating_mul(dimensions as usize * VALUE_BYTES + TEXT_OVERHEAD_BYTES);
         let units = u32::try_from(bytes.div_ceil(ROOM_UNIT_BYTES)).ok()?;
         Arc::clone(&self.room).try_acquire_many_owned(units).ok()
     }
@@ -65,7 +73,8 @@ impl Shell {
             self.0.telemetry.cache.bypassed.inc();
             return self.place_job(job).await;
         };
-        let answer = Search::new(self, results, loaded, job).answer().await;
+        let _looking = self.look();
+        let answer = Search::new(self, results, loaded, job).await.answer().await;
         Ending { answer, explanation: None, room: Some(room) }
     }
 }
@@ -75,6 +84,8 @@ struct Search<'a> {
     shell: &'a Shell,
     results: &'a Results,
     loaded: Arc<Loaded>,
+    /// When it began, as far as the cache is concerned.
+    era: Era,
     job: Job,
     options: Options,
     deadline: Instant,
@@ -105,12 +116,14 @@ struct Led {
 }
 
 impl<'a> Search<'a> {
-    fn new(shell: &'a Shell, results: &'a Results, loaded: Arc<Loaded>, job: Job) -> Self {
+    async fn new(shell: &'a Shell, results: &'a Results, loaded: Arc<Loaded>, job: Job) -> Self {
+        let era = results.cache.era();
         let deadline = Instant::now() + Duration::from_millis(job.deadline_ms.into());
         let options = Options::of(job.options, &loaded.card);
         let keys = KeyMaker::embed(&loaded.card, options);
         let (mut slots, mut slot_of, mut seen) = (Vec::new(), Vec::new(), HashMap::new());
         for (text, words) in job.texts.iter().enumerate() {
+            turn(text).await;
             let key = keys.key(words);
             match seen.entry(key) {
                 Entry::Occupied(slot) => slot_of.push(*slot.get()),
@@ -121,11 +134,11 @@ impl<'a> Search<'a> {
             }
         }
         let (computed, owner) = (None, None);
-        Self { shell, results, loaded, job, options, deadline, slots, slot_of, computed, owner }
+        Self { shell, results, loaded, era, job, options, deadline, slots, slot_of, computed, owner }
     }
 
     async fn answer(mut self) -> Result<Answer, Failure> {
-        let (mut leads, mut follows) = self.look_here();
+        let (mut leads, mut follows) = self.look_here().await;
         let mut patience = None;
         while !leads.is_empty() || !follows.is_empty() {
             // What this call owes to others comes before it waits for them: two that wait for each other would go on
@@ -138,22 +151,23 @@ impl<'a> Search<'a> {
             }
             let patience = *patience.get_or_insert_with(|| self.patience());
             leads = self.look_at(&mut follows, patience);
-            if let (true, Some((_, first))) = (leads.is_empty(), follows.first_mut()) {
+            if leads.is_empty() && !follows.is_empty() {
                 if self.deadline <= Instant::now() {
                     self.count_wait("expired");
                     return Err(Failure::Expired);
                 }
-                first.changed(patience, self.deadline).await;
+                Follow::any_changed(follows.iter_mut().map(|(_, follow)| follow), patience, self.deadline).await;
             }
         }
         Ok(self.join())
     }
 
     /// Fills the slots that this node has results for; who obtains the others is settled.
-    fn look_here(&mut self) -> (Vec<Led>, Vec<(usize, Follow)>) {
+    async fn look_here(&mut self) -> (Vec<Led>, Vec<(usize, Follow)>) {
         let (mut leads, mut follows) = (Vec::new(), Vec::new());
         let cache = &self.results.cache;
         for (number, slot) in self.slots.iter_mut().enumerate() {
+            turn(number).await;
             slot.row = cache.get(&slot.key);
             if slot.row.is_none() {
                 match cache.join(slot.key) {
@@ -233,7 +247,7 @@ impl<'a> Search<'a> {
             Ok(mut answer) => {
                 let rows = std::mem::take(&mut answer.rows);
                 self.note(answer);
-                self.keep(leads, rows);
+                self.keep(leads, rows).await;
                 Ok(Vec::new())
             }
             // This call lost patience and came too late to be taken itself; those that it waited for are still at it.
@@ -280,48 +294,64 @@ impl<'a> Search<'a> {
         while let Some(told) = asked.join_next().await {
             let (owner, found) = told.expect("asking an owner does not panic, and nobody aborts it");
             let leads = of_owner.remove(&owner).expect("each owner is asked once");
-            missing.extend(self.take_found(&owner, leads, found));
+            missing.extend(self.take_found(&owner, leads, found).await);
         }
         missing.extend(of_owner.into_values().flatten());
         missing
     }
 
     /// Takes what an owner gave; returns what it did not.
-    fn take_found(&mut self, owner: &NodeId, leads: Vec<Led>, found: Vec<(usize, Embedding)>) -> Vec<Led> {
+    async fn take_found(&mut self, owner: &NodeId, leads: Vec<Led>, found: Vec<FoundRow>) -> Vec<Led> {
         if !found.is_empty() {
             self.owner.get_or_insert_with(|| owner.clone());
         }
         self.count_texts("owner", found.len());
-        let mut found: HashMap<usize, Embedding> = found.into_iter().collect();
-        let mut missing = Vec::new();
+        let mut found: HashMap<usize, FoundRow> = found.into_iter().map(|found| (found.at, found)).collect();
+        let (mut missing, mut landing) = (Vec::new(), Vec::new());
         for (at, led) in leads.into_iter().enumerate() {
             match found.remove(&at) {
-                Some(row) => self.land(led, Arc::new(row)),
+                Some(FoundRow { row, age, .. }) => landing.push((led, Arc::new(row), age)),
                 None => missing.push(led),
             }
         }
+        self.land(landing).await;
         missing
     }
 
     /// Keeps what was computed, here and at the owners.
-    fn keep(&mut self, leads: Vec<Led>, rows: Vec<Embedding>) {
+    async fn keep(&mut self, leads: Vec<Led>, rows: Vec<Embedding>) {
+        let mut landing = Vec::with_capacity(leads.len());
         let mut gifts = BTreeMap::<NodeId, Vec<(CacheKey, Arc<Embedding>)>>::new();
         for (led, row) in leads.into_iter().zip(rows) {
             let row = Arc::new(row);
             if let Some(owner) = &led.owner {
                 gifts.entry(owner.clone()).or_default().push((led.lead.key(), Arc::clone(&row)));
             }
-            self.land(led, row);
+            landing.push((led, row, Duration::ZERO));
         }
-        for (owner, rows) in gifts {
-            self.shell.give(&owner, &self.loaded.key, rows);
+        // What was begun before this node's model was found to be wrong is nothing to give.
+        if self.land(landing).await {
+            for (owner, rows) in gifts {
+                self.shell.give(&owner, &self.loaded.key, rows);
+            }
         }
     }
 
-    fn land(&mut self, led: Led, row: Arc<Embedding>) {
-        self.results.cache.keep(led.lead.key(), Arc::clone(&row));
-        self.slots[led.slot].row = Some(Arc::clone(&row));
-        led.lead.done(row);
+    /// Keeps results with the time since they were computed, and gives them to all who wait for them. Returns whether
+    /// they can be trusted.
+    async fn land(&mut self, rows: Vec<(Led, Arc<Embedding>, Duration)>) -> bool {
+        let mut trusted = true;
+        for (number, (led, row, age)) in (1..).zip(rows) {
+            trusted &= self.results.cache.keep(self.era, led.lead.key(), Arc::clone(&row), age);
+            self.slots[led.slot].row = Some(Arc::clone(&row));
+            led.lead.done(row);
+            if number % KEPT_AT_ONCE_MAX == 0 {
+                self.results.cache.settle();
+                tokio::task::yield_now().await;
+            }
+        }
+        self.results.cache.settle();
+        trusted
     }
 
     /// A job of the texts that are to be obtained, with the time that is left.
@@ -393,6 +423,13 @@ impl<'a> Search<'a> {
 
     fn count_wait(&self, outcome: &'static str) {
         self.shell.0.telemetry.cache.waits.get_or_create(&CacheOutcome { outcome }).inc();
+    }
+}
+
+/// Lets other tasks of the thread go on, now and then: `number` things were done since the last wait.
+async fn turn(number: usize) {
+    if number % TEXTS_PER_TURN == TEXTS_PER_TURN - 1 {
+        tokio::task::yield_now().await;
     }
 }
 

@@ -72,8 +72,11 @@ impl Shell {
                 // This node may have begun to take work, or ended.
                 self.mind_owners(state);
             }
-            Effect::StopAccepting => drop(self.0.phase.send_replace(Phase::Closing)),
-            Effect::Exit => drop(self.0.phase.send_replace(Phase::Done)),
+            Effect::StopAccepting => {
+                self.0.lookers.on_closing();
+                self.0.phase.send_replace(Phase::Closing);
+            }
+            Effect::Exit => self.end(),
         }
     }
 
@@ -113,8 +116,7 @@ impl Shell {
         let Sent { job, attempt, peer, .. } = sent;
         let label = PeerLabel { peer: peer.to_string() };
         self.0.telemetry.offers.get_or_create(&label).inc();
-        let addr = self.0.members.load().iter().find(|member| member.id == peer).map(|member| member.peer_addr);
-        let result = match addr {
+        let result = match self.peer_addr(&peer) {
             Some(addr) => {
                 let flushed = || self.drive(Input::Flushed { job, attempt });
                 let acknowledged = |said| {
@@ -122,7 +124,8 @@ impl Shell {
                     self.drive(Input::Accepted { job, attempt, peer: peer.clone(), word });
                 };
                 let counted = AbandonCount { shell: &self, peer: &peer, armed: true };
-                let result = self.0.client.execute(addr, &message, flushed, acknowledged).await;
+                let width = message.dimensions.or_else(|| Some(self.0.loaded.load().as_ref()?.card.dimensions));
+                let result = self.0.client.execute(addr, &message, width, flushed, acknowledged).await;
                 counted.disarm();
                 result
             }
@@ -182,8 +185,7 @@ impl Shell {
     }
 
     async fn ping(self, peer: NodeId) {
-        let addr = self.0.members.load().iter().find(|member| member.id == peer).map(|member| member.peer_addr);
-        let answer = match addr {
+        let answer = match self.peer_addr(&peer) {
             Some(addr) => self.0.client.ping(addr).await,
             None => Err(ForwardError::Unreachable("the peer left the shoal".to_owned())),
         };
@@ -251,11 +253,12 @@ impl Shell {
                 ("overloaded", Err(Failure::Overloaded { retry_after_ms: retry_after.to_ms_ceil() }))
             }
             Outcome::Unavailable { retry_after } => {
-                let message = match self.0.engine_message.load().as_str() {
-                    _ if leaving => "this node is leaving".to_owned(),
-                    "" => "no peer took the request".to_owned(),
-                    message => message.to_owned(),
+                let message = match self.0.engine_message.load().for_callers {
+                    _ if leaving => "this node is leaving",
+                    "" => "no peer took the request",
+                    message => message,
                 };
+                let message = message.to_owned();
                 ("unavailable", Err(Failure::Unavailable { message, retry_after_ms: retry_after.to_ms_ceil() }))
             }
             Outcome::Expired => ("expired", Err(Failure::Expired)),

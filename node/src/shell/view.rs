@@ -83,7 +83,7 @@ impl Shell {
             peer_view(member, at.map(|at| &known[at]))
         };
         NodeView {
-            engine_message: self.0.engine_message.load().to_string(),
+            engine_message: self.0.engine_message.load().whole.clone(),
             model: self.model_view(),
             peers: members.iter().map(peer).collect(),
             ..node

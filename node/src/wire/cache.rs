@@ -6,6 +6,8 @@
 //! that were asked for, all finite. Whether its numbers are right nobody can tell: peers are trusted with that.
 //! Not here: how keys are made (`cache`).
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use shoal_engine::Embedding;
 
@@ -55,6 +57,19 @@ pub struct CacheFound {
     /// Their vectors, in that order; absent when nothing was found.
     #[prost(message, optional, tag = "2")]
     pub rows: Option<Rows>,
+    /// Milliseconds since each was computed, in that order; absent where an earlier version does not tell.
+    #[prost(uint32, repeated, tag = "3")]
+    pub ages_ms: Vec<u32>,
+}
+
+/// One result of a [`CacheFound`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct FoundRow {
+    /// Position of its key in the question.
+    pub at: usize,
+    pub row: Embedding,
+    /// Since it was computed; zero where that is not told.
+    pub age: Duration,
 }
 
 /// Gives results to their owner.
@@ -104,10 +119,11 @@ impl CacheGet {
 impl CacheFound {
     /// `found` results with the positions of their keys, all of one width, at most [`FOUND_VALUES_BYTES_MAX`].
     #[must_use]
-    pub fn new(found: &[(u32, &Embedding)]) -> Self {
-        let at = found.iter().map(|(at, _)| *at).collect();
-        let rows = (!found.is_empty()).then(|| rows_message(found.iter().map(|(_, row)| *row)));
-        Self { at, rows }
+    pub fn new(found: &[(u32, &Embedding, Duration)]) -> Self {
+        let at = found.iter().map(|(at, ..)| *at).collect();
+        let rows = (!found.is_empty()).then(|| rows_message(found.iter().map(|(_, row, _)| *row)));
+        let ages_ms = found.iter().map(|(.., age)| u32::try_from(age.as_millis()).unwrap_or(u32::MAX)).collect();
+        Self { at, rows, ages_ms }
     }
 
     /// The results with the positions of their keys: answer to a question for `keys` keys of results that have
@@ -115,7 +131,7 @@ impl CacheFound {
     ///
     /// # Errors
     /// [`WireError::Inconsistent`]: nothing of it counts.
-    pub fn check(self, keys: usize, dimensions: u32) -> Result<Vec<(usize, Embedding)>, WireError> {
+    pub fn check(self, keys: usize, dimensions: u32) -> Result<Vec<FoundRow>, WireError> {
         let Some(rows) = self.rows.filter(|rows| !rows.tokens.is_empty()) else {
             let is_empty = self.at.is_empty();
             return is_empty.then(Vec::new).ok_or(WireError::Inconsistent("positions without vectors"));
@@ -128,8 +144,12 @@ impl CacheFound {
         if rows.dimensions != dimensions {
             return Err(WireError::Inconsistent("vectors of another width than was asked for"));
         }
-        let at = self.at.iter().map(|&at| at as usize);
-        Ok(at.zip(read_rows(&rows)?).collect())
+        if !self.ages_ms.is_empty() && self.ages_ms.len() != self.at.len() {
+            return Err(WireError::Inconsistent("as many ages as vectors are expected"));
+        }
+        let ages = self.ages_ms.iter().map(|&age_ms| Duration::from_millis(age_ms.into()));
+        let rows = self.at.iter().zip(read_rows(&rows)?).zip(ages.chain(std::iter::repeat(Duration::ZERO)));
+        Ok(rows.map(|((&at, row), age)| FoundRow { at: at as usize, row, age }).collect())
     }
 }
 
@@ -179,9 +199,15 @@ mod tests {
     fn what_is_sent_is_what_arrives() {
         let get = CacheGet { keys: join_keys(&keys(3)), ..CacheGet::default() };
         assert_eq!(CacheGet::decode(&*get.encode_to_vec()).unwrap().split().unwrap(), keys(3));
-        let found = CacheFound::new(&[(0, &row(1.0)), (2, &row(0.1))]);
-        let found = CacheFound::decode(&*found.encode_to_vec()).unwrap().check(3, 2).unwrap();
-        assert_eq!(found, [(0, row(1.0)), (2, row(0.1))]);
+        let (young, old) = (Duration::from_millis(7), Duration::from_secs(3600));
+        let found = CacheFound::new(&[(0, &row(1.0), young), (2, &row(0.1), old)]);
+        let found = CacheFound::decode(&*found.encode_to_vec()).unwrap();
+        let earlier = CacheFound { ages_ms: vec![], ..found.clone() };
+        let expected = |ages: [Duration; 2]| {
+            [(0, 1.0, ages[0]), (2, 0.1, ages[1])].map(|(at, value, age)| FoundRow { at, row: row(value), age })
+        };
+        assert_eq!(found.check(3, 2).unwrap(), expected([young, old]));
+        assert_eq!(earlier.check(3, 2).unwrap(), expected([Duration::ZERO; 2]), "as earlier versions tell it");
         let nothing = CacheFound::decode(&*CacheFound::new(&[]).encode_to_vec()).unwrap();
         assert_eq!(nothing.check(3, 2).unwrap(), []);
         let put = put(&keys(2), &[row(1.0), row(2.0)]);
@@ -192,7 +218,7 @@ mod tests {
     #[test]
     fn a_largest_answer_is_within_the_limit_of_its_reader() {
         let rows: Vec<_> = (0..KEYS_MAX).map(|_| Embedding { values: vec![0.5; 512], tokens: u32::MAX }).collect();
-        let found: Vec<_> = (0..).zip(&rows).collect();
+        let found: Vec<_> = (0..).zip(&rows).map(|(at, row)| (at, row, Duration::MAX)).collect();
         assert_eq!(found.len() * 512 * 4, FOUND_VALUES_BYTES_MAX);
         assert!(CacheFound::new(&found).encoded_len() <= FOUND_BYTES_MAX);
     }
@@ -209,7 +235,7 @@ mod tests {
     fn an_answer_that_contradicts_the_question_counts_for_nothing() {
         let found = |at: &[u32], rows: &[Embedding]| {
             let rows = (!rows.is_empty()).then(|| CachePut::rows(rows.iter()));
-            CacheFound { at: at.to_vec(), rows }
+            CacheFound { at: at.to_vec(), rows, ages_ms: vec![] }
         };
         let wide = Embedding { values: vec![1.0; 3], tokens: 1 };
         let nan = Embedding { values: vec![1.0, f32::NAN], tokens: 1 };
@@ -225,6 +251,7 @@ mod tests {
             found(&[0], &[wide]),
             found(&[0], &[nan]),
             found(&[0], &[infinite]),
+            CacheFound { ages_ms: vec![1, 2], ..found(&[0], &[row(1.0)]) },
         ] {
             assert!(hostile.clone().check(3, 2).is_err(), "{hostile:?}");
         }
@@ -232,7 +259,8 @@ mod tests {
         short.rows.as_mut().unwrap().values = Bytes::from_static(&[0; 7]);
         assert!(short.check(3, 2).is_err());
         let rows = Some(Rows { dimensions: 0, values: Bytes::new(), tokens: vec![1] });
-        assert!(CacheFound { at: vec![0], rows }.check(3, 0).is_err(), "a vector without values");
+        let empty = CacheFound { at: vec![0], rows, ages_ms: vec![] };
+        assert!(empty.check(3, 0).is_err(), "a vector without values");
     }
 
     #[test]

@@ -11,7 +11,7 @@ fn rows(count: usize, dimensions: usize) -> Vec<Embedding> {
 }
 
 fn decode(parts: &[Bytes], rows_max: usize, piece: usize) -> Result<(Vec<Embedding>, End), WireError> {
-    let mut decoder = AnswerDecoder::new(rows_max, 1 << 20);
+    let mut decoder = AnswerDecoder::new(rows_max, None, 1 << 20);
     let whole: Vec<u8> = parts.iter().flatten().copied().collect();
     for piece in whole.chunks(piece) {
         decoder.push(Bytes::copy_from_slice(piece))?;
@@ -36,10 +36,27 @@ fn an_answer_survives_being_cut_anywhere() {
 #[test]
 fn an_answer_of_any_shape_is_readable_by_a_peer_with_the_least_message_limit() {
     for (count, dimensions) in [(40_000, 1), (3000, 7), (700, 384), (40, 4096)] {
-        let mut decoder = AnswerDecoder::new(count, 128 << 10);
+        let mut decoder = AnswerDecoder::new(count, None, 128 << 10);
         for part in encode_answer(&rows(count, dimensions), End::default()) {
             assert_eq!(decoder.push(part), Ok(()), "{count} rows of {dimensions} dimensions");
         }
+    }
+}
+
+#[test]
+fn vectors_of_another_width_than_was_asked_for_or_of_several_are_refused() {
+    let one_width = encode_answer(&rows(3, 4), End::default());
+    let narrow = delimited(&AnswerPart { rows: Some(rows_message(rows(1, 2).iter())), end: None });
+    let two_widths = [vec![narrow], encode_answer(&rows(2, 4), End::default())].concat();
+    for (parts, width, sound) in [
+        (&one_width, None, true),
+        (&one_width, Some(4), true),
+        (&one_width, Some(2), false),
+        (&two_widths, None, false),
+    ] {
+        let mut decoder = AnswerDecoder::new(3, width, 1 << 20);
+        let told = parts.iter().try_for_each(|part| decoder.push(part.clone()));
+        assert_eq!(told.is_ok(), sound, "{width:?}: {told:?}");
     }
 }
 

@@ -97,6 +97,19 @@ async fn a_lost_connection_takes_its_jobs_along() {
 }
 
 #[tokio::test]
+async fn an_answer_that_its_stream_does_not_take_counts_against_the_common_budget() {
+    // 6 MB of an answer; a stream takes 2 MB before its caller reads, and there is room for one and a half answers.
+    let rig = Rig::start(Plan::Wide(500_000), Limits { bodies_bytes_max: 9_000_000, ..Limits::default() }).await;
+    let (mut sender, _ended) = connect(&rig).await;
+    let unread = within(sender.send_request(embed("a"))).await.unwrap();
+    assert_eq!(unread.status(), StatusCode::OK);
+    assert_eq!(send(&mut sender, embed("a")).await.0, StatusCode::TOO_MANY_REQUESTS);
+    // Dropped, it is reset, and its bytes are gone.
+    drop(unread);
+    within(async { while send(&mut sender, embed("a")).await.0 != StatusCode::OK {} }).await;
+}
+
+#[tokio::test]
 async fn a_stop_sends_goaway_and_finishes_what_is_in_work() {
     let rig = Rig::start(Plan::Hold, Limits::default()).await;
     let (mut sender, ended) = connect(&rig).await;

@@ -177,6 +177,31 @@ async fn an_answer_that_nobody_reads_does_not_hold_its_connection() {
 }
 
 #[tokio::test]
+async fn answers_that_nobody_reads_count_against_the_common_budget_until_they_are_read() {
+    // About 24 MB of an answer, more than the kernel's buffers take; there is room for one and a half.
+    let rig = Rig::start(Plan::Wide(5_000), Limits { bodies_bytes_max: 36_000_000, ..Limits::default() }).await;
+    let large = serde_json::json!({ "inputs": vec!["a"; 400] }).to_string();
+    let (mut first, mut second) = (rig.connect().await, rig.connect().await);
+    first.send(post("/embed", "", &large)).await;
+    rig.observed(&[("/embed", 200)]).await;
+    let reply = second.post("/embed", "", &large).await;
+    assert_eq!((reply.status, reply.header("retry-after")), (429, Some("1")), "{}", reply.body);
+    assert_eq!(second.post("/embed", "", r#"{"inputs":"a"}"#).await.status, 200, "a small one has room");
+    assert_eq!(first.reply().await.status, 200);
+    // The last bytes are in the caller's hands a moment before this node hears of it.
+    within(async { while second.post("/embed", "", &large).await.status != 200 {} }).await;
+}
+
+#[tokio::test]
+async fn an_answer_larger_than_the_common_budget_is_given_while_little_else_is_held() {
+    let rig = Rig::start(Plan::Wide(5_000), Limits { bodies_bytes_max: 50_000, ..Limits::default() }).await;
+    let mut client = rig.connect().await;
+    for _ in 0..3 {
+        within(async { while client.post("/embed", "", r#"{"inputs":"a"}"#).await.status != 200 {} }).await;
+    }
+}
+
+#[tokio::test]
 async fn a_long_job_is_not_idleness() {
     let rig = Rig::start(Plan::Hold, Limits { idle_timeout: SHORT, header_timeout: SHORT, ..Limits::default() }).await;
     let mut client = rig.connect().await;
