@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 use crate::cost::Cost;
 use crate::time::Micros;
 
+/// A batch need not take more than so many times its fixed part.
+const FIXED_TIMES_ENOUGH: u64 = 20;
+
 /// An amount of work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
@@ -53,24 +56,31 @@ pub struct BatchRules {
     pub units_max: u64,
     /// Longest time that a batch should take. A new arrival waits for the running batch, so this bounds its delay.
     pub time_max: Micros,
+    /// A batch that takes no longer is short enough, whatever its fixed part.
+    pub time_short: Micros,
     /// Batches on the device at one time. 1 is one device; 8 with `rows_max` 1 are eight slots. At least 1.
     pub slots: u32,
 }
 
 impl Default for BatchRules {
     fn default() -> Self {
-        Self { rows_max: 256, units_max: 16_384, time_max: Micros::from_ms(50), slots: 1 }
+        let (time_max, time_short) = (Micros::from_ms(50), Micros::from_ms(5));
+        Self { rows_max: 256, units_max: 16_384, time_max, time_short, slots: 1 }
     }
 }
 
 impl BatchRules {
     /// Most units of a batch on a device with this `cost`.
     ///
+    /// A batch answers all its rows at its end, and what comes meanwhile waits for it: company is worth that only as
+    /// far as it shares the fixed part, of which a batch that takes twenty times as long has little left to share.
+    ///
     /// Where the fixed part alone takes most of `time_max`, the rows may take as long as the fixed part: smaller
     /// batches would spend more than half of the device on it.
     #[must_use]
     pub fn units_max_at(&self, cost: Cost) -> u64 {
-        let limit = self.time_max.max(cost.fixed.times(2));
+        let worth = self.time_short.max(cost.fixed.times(FIXED_TIMES_ENOUGH));
+        let limit = self.time_max.min(worth).max(cost.fixed.times(2));
         cost.units_within(limit).min(self.units_max).max(1)
     }
 }
@@ -79,7 +89,8 @@ impl BatchRules {
     /// How many batches `work` makes at least.
     #[must_use]
     pub fn batches(&self, cost: Cost, work: Work) -> u64 {
-        work.rows.div_ceil(self.rows_max.max(1).into()).max(work.units.div_ceil(self.units_max_at(cost)))
+        let by_units = work.units.div_ceil(self.units_max_at(cost)).min(work.rows);
+        work.rows.div_ceil(self.rows_max.max(1).into()).max(by_units)
     }
 }
 
@@ -122,6 +133,33 @@ mod tests {
         ] {
             assert_eq!(take(&rules, cost, 0, rows.iter().copied()), expected, "{cost:?} {rows:?}");
         }
+    }
+
+    #[test]
+    fn a_batch_is_no_longer_than_its_fixed_part_is_worth_sharing() {
+        let rules = BatchRules::default();
+        for (fixed_us, row_ms, rows) in [
+            // Nothing to share: one row, or as many as are short together.
+            (0, 20, 1),
+            (0, 1, 5),
+            (100, 20, 1),
+            (100, 1, 4),
+            // Twenty times the fixed part.
+            (1_000, 1, 19),
+            (1_000, 4, 4),
+            // From there on the longest time counts, and then the fixed part itself.
+            (2_500, 1, 47),
+            (10_000, 1, 40),
+            (60_000, 1, 60),
+        ] {
+            let cost = Cost { fixed: Micros::new(fixed_us), per_unit_ns: row_ms * 1_000_000 };
+            assert_eq!(take(&rules, cost, 0, std::iter::repeat_n(1, 300)), rows, "{cost:?}");
+            let work = Work { rows: 300, units: 300 };
+            assert_eq!(rules.batches(cost, work), 300u64.div_ceil(rows as u64), "{cost:?}");
+        }
+        // A batch has a row at least, however many units that has.
+        let cost = Cost { fixed: Micros::new(100), per_unit_ns: 1_000_000 };
+        assert_eq!(rules.batches(cost, Work { rows: 3, units: 60 }), 3);
     }
 
     #[test]

@@ -210,7 +210,8 @@ impl Peers {
         peer.heard = Some(now);
         let is_dead = peer.dead_since.is_some();
         if let Some(rtt) = word.rtt {
-            peer.on_rtt(rtt);
+            peer.on_rtt(now, rtt);
+            self.due = peer.rtt_due(now).map_or(self.due, |at| self.due.min(at));
         }
         if is_dead {
             self.due = MonoTime::START;
@@ -376,6 +377,9 @@ impl Peers {
             if probes || peer.is_to_be_asked(now, panics) {
                 tally.count(Rule::GateProbed);
                 peer.doubted = Some(now);
+                pings.push(peer.facts.id.clone());
+            } else if peer.rtt_due(now).is_some_and(|at| at <= now) {
+                peer.rtt_at = now;
                 pings.push(peer.facts.id.clone());
             }
             due = due.into_iter().chain(peer.due(now, rules, panics)).min();

@@ -84,7 +84,13 @@ mod tests {
     use super::*;
     use crate::prng::Prng;
 
-    const BATCH: BatchRules = BatchRules { rows_max: 256, units_max: 16_384, time_max: Micros::from_ms(50), slots: 1 };
+    const BATCH: BatchRules = BatchRules {
+        rows_max: 256,
+        units_max: 16_384,
+        time_max: Micros::from_ms(50),
+        time_short: Micros::from_ms(50),
+        slots: 1,
+    };
 
     fn cost(fixed_us: u64, per_unit_us: u64) -> Cost {
         Cost { fixed: Micros::new(fixed_us), per_unit_ns: per_unit_us * 1000 }

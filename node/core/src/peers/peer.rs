@@ -19,6 +19,9 @@ use crate::time::{Micros, MonoTime};
 
 /// Round trip that is assumed before the first measurement.
 const RTT_UNKNOWN: Micros = Micros::from_ms(1);
+/// A round trip longer than [`RTT_UNKNOWN`] keeps work away, and with it whatever would measure it anew: after this time
+/// a ping does. One moment at which a machine was busy would else count for as long as it stays calm.
+const RTT_HOLDS: Micros = Micros::from_ms(1000);
 /// A peer that gossip calls dead is pinged this often while gossip is in doubt.
 const DOUBT_PING_EVERY: Micros = Micros::from_ms(1000);
 /// So long a direct word proves that such a peer lives.
@@ -58,6 +61,8 @@ pub(super) struct Peer {
     pub(super) load: LoadView,
     pub(super) stretch: Stretch,
     pub(super) rtt: Micros,
+    /// When that was measured, or a ping was sent to measure it.
+    pub(super) rtt_at: MonoTime,
     /// When its last direct word came.
     pub(super) heard: Option<MonoTime>,
     /// Gossip called it alive once: only then is there something to disbelieve when gossip calls it dead.
@@ -93,6 +98,7 @@ impl Peer {
             load: LoadView::default(),
             stretch: Stretch::default(),
             rtt: RTT_UNKNOWN,
+            rtt_at: now,
             heard: None,
             was_alive: false,
             dead_since: None,
@@ -135,9 +141,18 @@ impl Peer {
         }
     }
 
-    /// One eighth of the newest, as TCP smooths its round trip (RFC 6298).
-    pub(super) fn on_rtt(&mut self, rtt: Micros) {
-        self.rtt = Micros::new((self.rtt.get().saturating_mul(7).saturating_add(rtt.get())) / 8);
+    /// One eighth of a longer one, as TCP smooths its round trip (RFC 6298), and half of a shorter one: what a busy
+    /// machine adds is no part of the way.
+    pub(super) fn on_rtt(&mut self, now: MonoTime, rtt: Micros) {
+        let parts = if rtt < self.rtt { 2 } else { 8 };
+        self.rtt = Micros::new((self.rtt.get().saturating_mul(parts - 1).saturating_add(rtt.get())) / parts);
+        self.rtt_at = now;
+    }
+
+    /// When its round trip is to be measured anew, if that keeps work away from a peer that could have some.
+    pub(super) fn rtt_due(&self, now: MonoTime) -> Option<MonoTime> {
+        let counts = RTT_UNKNOWN < self.rtt && self.gate.passes() && self.dead_since.is_none() && self.wanted(now);
+        counts.then(|| self.rtt_at + RTT_HOLDS)
     }
 
     /// What it is up to: its last report, unless gossip said later that it takes no work, or nothing confirmed the
@@ -237,7 +252,7 @@ impl Peer {
         let contradicted = (!self.facts.standing.accepts()).then(|| self.load.newest()).flatten();
         let outdated = contradicted.map(|(_, heard)| heard + CONTRADICTED_MAX).filter(|&at| now < at);
         let rests = self.rests_until.filter(|&until| now < until);
-        let moments = [gate, start, asked, trusted, outdated, rests, self.breaker.paused_until(now)];
+        let moments = [gate, start, asked, trusted, outdated, rests, self.breaker.paused_until(now), self.rtt_due(now)];
         moments.into_iter().flatten().min()
     }
 

@@ -395,3 +395,30 @@ fn a_node_that_stood_still_calls_nobody_dead_until_it_has_listened_again() {
     stage.peers.on_doubt_ended(stage.now);
     assert_eq!(stage.names(), ["b", "c"]);
 }
+
+#[test]
+fn a_long_round_trip_is_measured_anew_where_no_job_does_it_and_a_short_one_is_not() {
+    let mut stage = Stage::new(vec![facts("a", 1), facts("b", 1), dead("c", 1)]);
+    let measured = |stage: &mut Stage, peer: &str, rtt_ms: u64| {
+        let word = Word { report: None, rtt: Some(Micros::from_ms(rtt_ms)) };
+        stage.peers.on_heard(stage.now, &id(peer), word, &mut stage.tally);
+    };
+    let rtt_ms = |stage: &Stage| stage.peers.table[0].rtt.get() / 1000;
+    stage.tick(0);
+    measured(&mut stage, "a", 200);
+    measured(&mut stage, "b", 1);
+    assert_eq!(rtt_ms(&stage), 25, "one eighth of what is longer");
+    for (at_ms, pings) in [(10, 0), (990, 0), (1000, 1), (1010, 0), (1990, 0), (2000, 1)] {
+        assert_eq!(stage.tick(at_ms), vec!["a"; pings], "{at_ms}");
+    }
+    // The moment was a bad one: with a few answers all is as before.
+    for expected_ms in [12, 6, 3] {
+        measured(&mut stage, "a", 0);
+        assert_eq!(rtt_ms(&stage), expected_ms, "half of what is shorter");
+    }
+    assert_eq!(stage.tick(2990), Vec::<String>::new());
+    assert_eq!(stage.tick(3000), ["a"]);
+    measured(&mut stage, "a", 0);
+    measured(&mut stage, "a", 0);
+    assert_eq!(stage.tick(9000), Vec::<String>::new(), "it keeps no work away any more");
+}

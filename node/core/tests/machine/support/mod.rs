@@ -39,6 +39,8 @@ pub(crate) type Line<'a> = (u64, Input, &'a [&'a str]);
 /// pings of peers that gossip calls dead, canaries. Calls stay whole. Tests of these turn them on.
 pub(crate) fn plain_rules() -> Rules {
     let mut rules = Rules { pulse: None, hedge: None, split: None, canary: None, ..Rules::default() };
+    // Batches are as long as they may be, although nothing here has a fixed part.
+    rules.batch.time_short = rules.batch.time_max;
     (rules.peers.gate.jitter_percent, rules.peers.panic_percent) = (0, 0);
     rules
 }
