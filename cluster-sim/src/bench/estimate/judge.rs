@@ -220,7 +220,8 @@ mod tests {
         };
         Timeline {
             node: NodeId::new(name).unwrap(),
-            rules: BatchRules::default(),
+            // Two rows share a batch, although they have nothing else to share.
+            rules: BatchRules { time_short: BatchRules::default().time_max, ..BatchRules::default() },
             batches: batches.iter().map(batch).collect(),
             queued: queued.iter().map(|&(job, ms)| (JobId(job), at(ms))).collect(),
             answered: Vec::new(),

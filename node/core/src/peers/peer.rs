@@ -19,8 +19,8 @@ use crate::time::{Micros, MonoTime};
 
 /// Round trip that is assumed before the first measurement.
 const RTT_UNKNOWN: Micros = Micros::from_ms(1);
-/// A round trip longer than [`RTT_UNKNOWN`] keeps work away, and with it whatever would measure it anew: after this time
-/// a ping does. One moment at which a machine was busy would else count for as long as it stays calm.
+/// A round trip longer than [`RTT_UNKNOWN`] keeps work away, and with it whatever would measure it anew: after this
+/// time a ping does. One moment at which a machine was busy would else count for as long as it stays calm.
 const RTT_HOLDS: Micros = Micros::from_ms(1000);
 /// A peer that gossip calls dead is pinged this often while gossip is in doubt.
 const DOUBT_PING_EVERY: Micros = Micros::from_ms(1000);
