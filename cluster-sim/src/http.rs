@@ -28,7 +28,7 @@ use tokio::net::TcpStream;
 pub(crate) const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// Idle connections that are kept; more are closed. A batch answers hundreds at once, and who closes most of them and
 /// dials anew runs out of ports.
-const IDLE_MAX: usize = 1024;
+const IDLE_MAX: usize = 256;
 /// How long an idle connection may be used again.
 const IDLE_LIMIT: Duration = Duration::from_secs(2);
 
