@@ -120,6 +120,8 @@ struct Row {
     p99_ms_after_by_round: Vec<f64>,
     /// The shoal's p99 after the turn to this one's.
     shoal_ratio: f64,
+    /// Standard error of that ratio, by how far it moves when a round is left out; 0 with one round, which tells none.
+    shoal_ratio_error: f64,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     failures: Vec<String>,
 }
@@ -285,6 +287,7 @@ fn row(contender: Contender, nodes: u16, runs: &[Run]) -> Row {
         slow_share: share(slow_answers, answers.count() as u64),
         p99_ms_after_by_round: runs.iter().map(|run| latencies(within(run, after(run))).summary().p99_ms).collect(),
         shoal_ratio: 1.0,
+        shoal_ratio_error: 0.0,
         failures: failures.take(5).collect(),
     }
 }
@@ -292,6 +295,26 @@ fn row(contender: Contender, nodes: u16, runs: &[Run]) -> Row {
 /// The records that were meant to be sent in that time.
 fn within(run: &Run, (from_us, to_us): (u64, u64)) -> impl Iterator<Item = &Record> + Clone {
     run.records.iter().filter(move |record| from_us <= record.intended_us && record.intended_us < to_us)
+}
+
+/// The p99 of `runs` after the turn as a multiple of that of `others`, of the same rounds, and its standard error.
+///
+/// Rounds differ by much more than the requests of one do, because a queue remembers for seconds.
+/// Source: the jackknife, Efron and Stein 1981.
+fn p99_ratio(runs: &[Run], others: &[Run]) -> (f64, f64) {
+    let p99 = |runs: &[Run], without: Option<usize>| {
+        let kept = runs.iter().enumerate().filter(|&(round, _)| Some(round) != without);
+        latencies(kept.flat_map(|(_, run)| within(run, (run.turn_us, u64::MAX)))).summary().p99_ms
+    };
+    let ratio = |without| p99(runs, without) / p99(others, without);
+    let rounds = runs.len();
+    if rounds < 2 {
+        return (ratio(None), 0.0);
+    }
+    let partial: Vec<f64> = (0..rounds).map(|round| ratio(Some(round))).collect();
+    let mean = partial.iter().sum::<f64>() / rounds as f64;
+    let squares: f64 = partial.iter().map(|ratio| (ratio - mean).powi(2)).sum();
+    (ratio(None), (squares * (rounds - 1) as f64 / rounds as f64).sqrt())
 }
 
 fn latencies<'a>(records: impl Iterator<Item = &'a Record>) -> Latencies {
@@ -308,9 +331,8 @@ fn judge(
 ) -> TailReport {
     let row = |(&contender, runs): (&Contender, &Vec<Run>)| row(contender, options.nodes.nodes, runs);
     let mut rows: Vec<Row> = contenders.iter().zip(runs).map(row).collect();
-    let shoal_p99_ms = rows[0].after.p99_ms;
-    for row in &mut rows {
-        row.shoal_ratio = shoal_p99_ms / row.after.p99_ms;
+    for (row, other) in rows.iter_mut().zip(runs) {
+        (row.shoal_ratio, row.shoal_ratio_error) = p99_ratio(&runs[0], other);
     }
     let against = |other: Contender| contenders.iter().position(|&it| it == other).map(|at| rows[at].shoal_ratio);
     let (ratio, weighted_ratio) = (against(NGINX), against(NGINX_WEIGHTED));
@@ -351,7 +373,7 @@ fn show(report: Report, result: &TailReport) -> Result<()> {
             cells.extend([p50_ms, p99_ms, p999_ms].map(|value| format!("{value:.0}")));
         }
         cells.push(format!("{:.1} %", 100.0 * row.slow_share));
-        cells.push(format!("{:.2}", row.shoal_ratio));
+        cells.push(format!("{:.2} ± {:.2}", row.shoal_ratio, row.shoal_ratio_error));
         cells.push(row.p99_ms_after_by_round.iter().map(|value| format!("{value:.0}")).collect::<Vec<_>>().join(" "));
         cells
     };
@@ -437,6 +459,17 @@ mod tests {
         assert!((row.before.p99_ms - 10.0).abs() < 0.1 && (row.after.p99_ms - 70.0).abs() < 0.1, "{row:?}");
         assert!((row.slow_share - 0.25).abs() < 1e-9, "{row:?}");
         assert_eq!(row.p99_ms_after_by_round.len(), 2);
+    }
+
+    #[test]
+    fn a_ratio_comes_with_the_error_that_unlike_rounds_make() {
+        let close = |(ratio, error): (f64, f64), (expected, spread): (f64, f64)| {
+            (ratio - expected).abs() < 0.01 && (error - spread).abs() < 0.01
+        };
+        assert!(close(p99_ratio(&[run(50)], &[run(100)]), (0.5, 0.0)));
+        assert!(close(p99_ratio(&[run(50), run(50)], &[run(100), run(100)]), (0.5, 0.0)));
+        // The p99 of both rounds is that of the slower one; without it the ratio is 0.5.
+        assert!(close(p99_ratio(&[run(50), run(90)], &[run(100), run(100)]), (0.9, 0.2)));
     }
 
     #[test]

@@ -29,6 +29,7 @@ pub const MECHANISMS: &[Mechanism] = &[
     Mechanism { name: "slow_start", off: |rules| rules.peers.slow_start = None },
     Mechanism { name: "panic", off: |rules| rules.peers.panic_percent = 0 },
     Mechanism { name: "retry_budget", off: |rules| rules.retry_budget = None },
+    Mechanism { name: "rebalance", off: |rules| rules.rebalance = None },
     Mechanism { name: "hedge", off: |rules| rules.hedge = None },
     Mechanism { name: "self_suspicion", off: |rules| rules.pulse = None },
     Mechanism { name: "pooled_costs", off: |rules| rules.pool_costs = false },

@@ -33,6 +33,7 @@ use super::slab::{Key, Slab};
 pub use records::{Answer, Request};
 use records::{Batch, Event, Job, Letter, Stream};
 use sabotage::Saboteur;
+use streams::Terms;
 
 /// How often a machine hears that time went by, as in the node's shell.
 const TICK: Micros = Micros::from_ms(25);
@@ -273,9 +274,9 @@ impl World {
         match effect {
             Effect::Run { batch, rows } => self.run(node, batch, rows),
             Effect::Cut { call, .. } => unreachable!("{call:?} was cut, which the rules of this world forbid"),
-            Effect::Forward { job, attempt, peer, bound, remaining } => {
+            Effect::Forward { job, attempt, peer, bound, remaining, hedge } => {
                 let to = self.seat_of(&peer);
-                self.forward(node, (job, attempt), to, (bound, remaining));
+                self.forward(node, (job, attempt), to, Terms { bound, remaining, hedge });
             }
             Effect::Abandon { job, attempt } => self.abandon(node, job, attempt),
             Effect::Acknowledge { job, report } => self.acknowledge(node, job, report),

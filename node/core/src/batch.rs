@@ -31,6 +31,14 @@ impl Work {
     }
 }
 
+impl Work {
+    /// The rest beside `part`; nothing where it is less, because some amounts are estimates.
+    #[must_use]
+    pub fn without(self, part: Self) -> Self {
+        Self { rows: self.rows.saturating_sub(part.rows), units: self.units.saturating_sub(part.units) }
+    }
+}
+
 impl Add for Work {
     type Output = Self;
 

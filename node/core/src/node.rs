@@ -16,6 +16,7 @@ mod hedge;
 mod job;
 mod occupancy;
 mod place;
+mod rebalance;
 mod rules;
 
 pub use canary::Wedge;
@@ -24,7 +25,8 @@ pub use event::{
 };
 pub use explain::{Decision, Explanation, NodeOption, OPTIONS_MAX, Reason};
 pub use rules::{
-    AcceptLimit, CanaryRules, HedgeRules, MeasureRules, OwnRules, PublishRules, PulseRules, RetryBudget, Rules,
+    AcceptLimit, CanaryRules, HedgeRules, MeasureRules, OwnRules, PublishRules, PulseRules, RebalanceRules,
+    RetryBudget, Rules,
 };
 
 use std::collections::BTreeMap;
@@ -229,21 +231,33 @@ impl Node {
             Input::BatchFailed { batch } => self.on_batch_failed(now, batch, effects),
             Input::Flushed { job, attempt } => self.on_flushed(now, job, attempt),
             Input::Accepted { job, attempt, peer, word } => {
-                self.heard(now, &peer, word);
+                let is_news = self.heard(now, &peer, word);
                 self.on_accepted(job, attempt, &peer, word);
+                if is_news {
+                    self.rebalance(now, &peer, effects);
+                }
             }
             Input::Answered { job, attempt, peer, word, verdict } => {
-                self.heard(now, &peer, word);
+                let is_news = self.heard(now, &peer, word);
                 self.on_answered(now, job, attempt, verdict, effects);
+                if is_news {
+                    self.rebalance(now, &peer, effects);
+                }
             }
             Input::Refused { job, attempt, peer, word, refusal } => {
-                self.heard(now, &peer, word);
+                let is_news = self.heard(now, &peer, word);
                 self.on_refused(now, job, attempt, refusal, effects);
+                if is_news {
+                    self.rebalance(now, &peer, effects);
+                }
             }
             Input::Broke { job, attempt, peer: _ } => self.on_broke(now, (job, attempt), effects),
             Input::Heard { peer, word } => {
-                self.heard(now, &peer, word);
+                let is_news = self.peers.on_pong(now, &peer, word, &mut self.tally);
                 self.place_waiting(now, effects);
+                if is_news {
+                    self.rebalance(now, &peer, effects);
+                }
             }
             Input::Called { peer, word } => self.peers.on_called(now, &peer, word, &mut self.tally),
             // Under doubt, who knows whether the peer was silent or this node deaf.
@@ -372,8 +386,9 @@ impl Node {
         Held { jobs, bytes: self.bytes_held }
     }
 
-    fn heard(&mut self, now: MonoTime, peer: &NodeId, word: Word) {
-        self.peers.on_heard(now, peer, word, &mut self.tally);
+    /// Returns whether the peer said something new of its load.
+    fn heard(&mut self, now: MonoTime, peer: &NodeId, word: Word) -> bool {
+        self.peers.on_heard(now, peer, word, &mut self.tally)
     }
 
     fn cost_here(&self) -> Cost {
@@ -412,6 +427,7 @@ impl Node {
         self.mind_canary(now, effects);
         self.end_what_is_late(now, effects);
         self.place_waiting(now, effects);
+        self.ask_for_what_waits(now, effects);
         self.move_door(now, DoorSignal::Tick { idle: self.jobs.is_empty() && self.calls.is_empty() }, effects);
         self.publish_if_due(now, effects);
         self.measure_if_due(now, effects);

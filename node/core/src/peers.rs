@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cost::Cost;
 use crate::gate::{self, Gate, Signal};
-use crate::id::{BootId, NodeId};
+use crate::id::{BootId, JobId, NodeId};
 use crate::lifecycle::Standing;
 use crate::load::Report;
 use crate::prng::Prng;
@@ -197,17 +197,31 @@ impl Peers {
         (self.stale, self.due) = (true, MonoTime::START);
     }
 
-    /// A direct word from `peer`, in answer to something, with its load and a measured round trip where it had them.
-    pub fn on_heard(&mut self, now: MonoTime, peer: &NodeId, word: Word, tally: &mut Tally) {
+    /// A word of `peer` about a job, with its load and a measured round trip where it had them. Returns whether its
+    /// load was news.
+    pub fn on_heard(&mut self, now: MonoTime, peer: &NodeId, word: Word, tally: &mut Tally) -> bool {
+        self.hear(now, peer, word, (false, tally))
+    }
+
+    /// `peer` answered a ping. The same, but for one thing: while jobs are on the way to it that it did not
+    /// acknowledge, that it answers pings makes no earlier silence about a job undone. Who is asked all the time how it
+    /// is could else swallow jobs for ever.
+    pub fn on_pong(&mut self, now: MonoTime, peer: &NodeId, word: Word, tally: &mut Tally) -> bool {
+        self.hear(now, peer, word, (true, tally))
+    }
+
+    fn hear(&mut self, now: MonoTime, peer: &NodeId, word: Word, (pong, tally): (bool, &mut Tally)) -> bool {
         let gate_rules = self.rules.gate;
-        let Some(position) = self.position(peer) else { return };
+        let Some(position) = self.position(peer) else { return false };
         let peer = &mut self.table[position];
         let shut = !peer.gate.passes();
         if shut {
             tally.count(Rule::GateOpened);
         }
-        peer.gate = gate::step(now, &gate_rules, peer.gate, Signal::Heard, 0);
-        peer.heard = Some(now);
+        if shut || !pong || peer.units_unacknowledged == 0 {
+            peer.gate = gate::step(now, &gate_rules, peer.gate, Signal::Heard, 0);
+        }
+        (peer.heard, peer.asked) = (Some(now), None);
         let is_dead = peer.dead_since.is_some();
         if let Some(rtt) = word.rtt {
             peer.on_rtt(now, rtt);
@@ -217,7 +231,22 @@ impl Peers {
             self.due = MonoTime::START;
         }
         self.stale |= shut || is_dead;
+        let before = self.table[position].reports;
         self.on_word(now, position, word, tally);
+        before < self.table[position].reports
+    }
+
+    /// Whether to ask `peer` for its load: what it said is older than `age_max`, and no such question is out. That it
+    /// is, is noted.
+    pub fn ask_load(&mut self, now: MonoTime, peer: &NodeId, age_max: Micros) -> bool {
+        let limit = self.rules.gate.ping_limit;
+        let Some(peer) = self.of(peer) else { return false };
+        let is_old = peer.load.age(now).is_none_or(|age| age_max < age);
+        let asks = is_old && peer.asked.is_none_or(|at| at + limit <= now);
+        if asks {
+            peer.asked = Some(now);
+        }
+        asks
     }
 
     /// `peer` sent a job: it lives, but whether one can reach it is another question. That is asked at once.
@@ -266,11 +295,14 @@ impl Peers {
     /// A ping of `peer` was not answered, or (`broke`) did not get there.
     ///
     /// Of a peer that gossip calls dead no answer is awaited: one that was asked while it seemed to live would only be
-    /// blocked for a silence that is explained. In a panic gossip is not believed, and pings have to tell.
+    /// blocked for a silence that is explained. In a panic gossip is not believed, and pings have to tell. Nor does it
+    /// say anything of a peer that it did not tell its load in time: it is busy, and jobs show whether it takes them.
     pub fn on_ping_failed(&mut self, now: MonoTime, peer: &NodeId, broke: bool, with: (&mut Prng, &mut Tally)) {
         let panics = self.panics;
-        let is_explained = |peer: &Peer| peer.dead_since.is_some() && peer.gate.passes() && !panics;
-        if !broke && self.position(peer).is_some_and(|at| is_explained(&self.table[at])) {
+        let Some(at) = self.position(peer) else { return };
+        let was_asked = self.table[at].asked.take().is_some();
+        let is_explained = was_asked || (self.table[at].dead_since.is_some() && !panics);
+        if !broke && is_explained && self.table[at].gate.passes() {
             return;
         }
         let signal = if broke { Signal::Broke } else { Signal::Silent };
@@ -449,6 +481,19 @@ impl Peers {
     pub fn ready(&mut self, now: MonoTime) -> usize {
         self.renew_if_stale(now);
         self.pool.first.at.len()
+    }
+
+    /// A seat for one peer, if `job`, which waits at this node, may move there: never to one that others come before,
+    /// and to a light one, or one that has just started, only with so many of the jobs as a draw would offer it to. A
+    /// job has one lot for each peer, however often that speaks.
+    pub fn seat_for_waiting(&mut self, now: MonoTime, peer: &NodeId, job: JobId, question: &Question) -> Option<Seat> {
+        self.renew_if_stale(now);
+        let at = self.position(peer)?;
+        let (list, peer) = (&self.pool.first, &self.table[at]);
+        let is_listed = u32::try_from(at).is_ok_and(|at| list.has(at));
+        let mut lot = Prng::new(job.0 ^ peer.entry.rotate_left(32));
+        let takes = is_listed && list.takes_part(peer.facts.weight, peer.risen(now, self.rules.slow_start), &mut lot);
+        takes.then(|| peer.seat(now, &self.rules, &self.sums, question))
     }
 
     /// A seat for one peer, if it may get a job now.

@@ -90,6 +90,11 @@ impl Queue {
         next.map(|(&(_, job), waiting)| (job, waiting.left()))
     }
 
+    /// The jobs that wait, the one that runs last first.
+    pub fn from_last(&self) -> impl Iterator<Item = JobId> + '_ {
+        self.jobs.keys().rev().map(|&(_, job)| job)
+    }
+
     /// Takes out the next batch; empty only when nothing waits. `units_to_learn` as in [`batch::take`].
     pub fn pull(&mut self, rules: &BatchRules, cost: Cost, units_to_learn: u64) -> Vec<Pulled> {
         let pulled: Vec<Pulled> = match self.alone.pop_front() {

@@ -17,7 +17,7 @@ use crate::node::{Effect, Input, Node, Rules};
 use crate::time::MonoTime;
 
 /// The version of the entries' form. A change that an older reader would misread raises it.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 /// Longest entry in its written form. A state with all the jobs that a node holds by default needs a few MiB.
 pub const ENTRY_BYTES_MAX: usize = 64 << 20;
 /// Most entries before a difference that are told with it.

@@ -210,6 +210,14 @@ impl Scene<'_> {
     }
 }
 
+/// By how much a peer has to be sooner to get the job: what the way costs, and what estimates are not worth. `hot`
+/// leaves out the part that grows with the completion `here`.
+#[must_use]
+pub fn margin(rules: &RouteRules, here: Micros, rtt: Micros, hot: bool) -> Micros {
+    let inertia = if hot { Micros::ZERO } else { here.percent(rules.margin_percent.into()) };
+    rules.margin_min.max(rtt.times(2)).max(inertia)
+}
+
 /// One of `scene.seats`, by the policy of its rules.
 ///
 /// # Panics

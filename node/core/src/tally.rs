@@ -38,6 +38,10 @@ rules! {
     LeftHot = "left_hot";
     /// A peer's job was refused because it would be done later here.
     RefusedBusy = "refused_busy";
+    /// A job had to wait here, and a peer was asked how it is now.
+    LoadAsked = "load_asked";
+    /// A job that waited here moved to a peer that turned out to be sooner.
+    Rebalanced = "rebalanced";
     /// A job was refused at once because it could not meet its deadline.
     ShedHopeless = "shed_hopeless";
     /// A job was refused because too much is held.

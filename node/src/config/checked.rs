@@ -144,6 +144,8 @@ pub struct RoutingConfig {
     pub session_bound_percent: u32,
     /// Zero = calls stay whole.
     pub chunk: Duration,
+    /// Zero = nobody is asked.
+    pub ask_after: Duration,
     /// Zero = none.
     pub slow_start: Duration,
     /// 0 = never.
@@ -303,6 +305,7 @@ impl Config {
                 placements_max: routing.placements_max,
                 hot_enter_percent: routing.hot_enter_percent,
                 chunk: ms(routing.chunk_ms),
+                ask_after: ms(routing.ask_after_ms),
                 hot_leave_percent: routing.hot_leave_percent,
                 hot_dwell: ms(routing.hot_dwell_ms),
                 session_bound_percent: routing.session_bound_percent,

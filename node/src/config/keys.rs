@@ -291,6 +291,9 @@ sections! {
         /// A call that takes much longer than this is cut into chunks of about this time, and each chunk is placed like
         /// a call of its own, at most two on one node at a time. 0 = calls stay whole.
         chunk_ms: u32 = 50, Rule::Whole { min: 0, max: 10_000 };
+        /// A call that has to wait here has peers asked how they are whose word is older than this, and moves, before
+        /// it runs, to one that turns out to be sooner by the margin. 0 = nobody is asked, and what waits stays.
+        ask_after_ms: u32 = 5, Rule::Whole { min: 0, max: 60_000 };
         /// A node with more than this part of its device or memory in use is hot: a peer need no longer be sooner by
         /// `margin_percent` to get work. 100 = never.
         hot_enter_percent: u32 = 75, Rule::Whole { min: 1, max: 100 };

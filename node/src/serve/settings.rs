@@ -14,7 +14,9 @@ use shoal_core::gate::GateRules;
 use shoal_core::heat::HeatRules;
 use shoal_core::id::BootId;
 use shoal_core::lifecycle::DrainRules;
-use shoal_core::node::{AcceptLimit, CanaryRules, HedgeRules, OwnRules, PulseRules, RetryBudget, Rules};
+use shoal_core::node::{
+    AcceptLimit, CanaryRules, HedgeRules, OwnRules, PulseRules, RebalanceRules, RetryBudget, Rules,
+};
 use shoal_core::peers::PeerRules;
 use shoal_core::retry::RetryRules;
 use shoal_core::route::RouteRules;
@@ -81,6 +83,8 @@ pub(super) fn rules(config: &Config) -> Rules {
         },
         split: Some(SplitRules { chunk_time: micros(config.routing.chunk), ..SplitRules::default() })
             .filter(|rules| Micros::ZERO < rules.chunk_time),
+        rebalance: Some(RebalanceRules { claim_age_max: micros(config.routing.ask_after) })
+            .filter(|rules| Micros::ZERO < rules.claim_age_max),
         retry: RetryRules {
             placements_max: u8::try_from(config.routing.placements_max).unwrap_or(u8::MAX),
             ..RetryRules::default()
@@ -190,5 +194,6 @@ mod tests {
         let off = rules_of(&keys.map(|key| (key, "0")));
         assert_eq!((off.peers.breaker, off.hedge, off.peers.slow_start, off.canary), (None, None, None, None));
         assert_eq!(rules_of(&[("routing.chunk_ms", "0")]).split, None);
+        assert_eq!(rules_of(&[("routing.ask_after_ms", "0")]).rebalance, None);
     }
 }

@@ -39,7 +39,7 @@ impl Shell {
                 self.0.compute.get().expect("only an attached device is ready").run(*batch, inputs);
             }
             Effect::Cut { call, chunk, rows } => self.cut(state, *call, *chunk, rows),
-            Effect::Forward { job, attempt, peer, bound, remaining } => {
+            Effect::Forward { job, attempt, peer, bound, remaining, hedge: _ } => {
                 self.count_placement("peer");
                 let call = state.calls.get_mut(job).expect("the machine forwards only held jobs");
                 // The texts are copied by the task, not here under the lock.

@@ -71,7 +71,7 @@ pub(super) struct Judged {
 pub(super) struct Skipped {
     /// They came before the nodes knew their speed.
     pub(super) early: u64,
-    /// They were placed more than once: refused as busy, or hedged.
+    /// They were placed more than once: refused as busy, or hedged. One that moved before it ran is judged.
     pub(super) placed_again: u64,
     /// Their batch was not found: they could not be told from another job at the peer.
     pub(super) unlinked: u64,
@@ -85,15 +85,20 @@ pub(super) fn judge(timelines: &[Timeline], pace: Pace, from_us: u64) -> (Vec<Ju
         let links = Links::of(origin, timelines);
         let Some(first) = timeline.answered.iter().map(|job| job.arrived).min() else { continue };
         for job in &timeline.answered {
-            let ([decision], true) = (&job.decisions[..], job.forwards.len() < 2) else {
-                skipped.placed_again += 1;
-                continue;
+            // Where a job waited at home and moved before it ran, the second decision is the one that counted.
+            let (decision, queued_at) = match (&job.decisions[..], job.forwards.len() < 2) {
+                ([decision], true) => (decision, decision.at),
+                ([first, moved], true) if moved.reason == Reason::BecameSooner => (moved, first.at),
+                _ => {
+                    skipped.placed_again += 1;
+                    continue;
+                }
             };
             if job.arrived.since(first).get() < from_us {
                 skipped.early += 1;
                 continue;
             }
-            let at = job.arrived + decision.at;
+            let (at, queued_at) = (job.arrived + decision.at, job.arrived + queued_at);
             let Some(chosen) = decision.options.iter().find(|option| option.node == decision.chosen) else { continue };
             let batch = if job.here { batches[origin].get(&job.job) } else { links.batch(job, &batches) };
             let Some(batch) = batch else {
@@ -102,13 +107,13 @@ pub(super) fn judge(timelines: &[Timeline], pace: Pace, from_us: u64) -> (Vec<Ju
             };
             let real = job.ended.since(at).get() as f64;
             let luck = batch.to.since(batch.from).get() as f64 - pace.of_rows(batch.jobs.len());
-            let moved = !job.here && decision.reason == Reason::PeerIsSooner;
+            let moved = !job.here && matches!(decision.reason, Reason::PeerIsSooner | Reason::BecameSooner);
             judged.push(Judged {
                 forwarded: !job.here,
                 promised: chosen.completion.get() as f64,
                 real,
                 without_luck: real - luck,
-                here_instead: moved.then(|| here_instead(timeline, pace, at)),
+                here_instead: moved.then(|| here_instead(timeline, pace, (at, queued_at))),
             });
         }
     }
@@ -119,8 +124,9 @@ fn batch_of_job(timeline: &Timeline) -> HashMap<JobId, &Batch> {
     timeline.batches.iter().flat_map(|batch| batch.jobs.iter().map(move |&job| (job, batch))).collect()
 }
 
-/// Time from `at` until a job that joined the queue of this node at `at` would have been done, in microseconds.
-pub(super) fn here_instead(timeline: &Timeline, pace: Pace, at: MonoTime) -> f64 {
+/// Time from `at` until a job that joined the queue of this node at `queued_at`, and did not run before `at`, would
+/// have been done, in microseconds.
+pub(super) fn here_instead(timeline: &Timeline, pace: Pace, (at, queued_at): (MonoTime, MonoTime)) -> f64 {
     let rows_max = pace.rows_max(timeline);
     let first = timeline.batches.partition_point(|batch| batch.to <= at);
     let mut later = timeline.batches[first..].iter().peekable();
@@ -129,7 +135,7 @@ pub(super) fn here_instead(timeline: &Timeline, pace: Pace, at: MonoTime) -> f64
     if let Some(running) = later.next_if(|batch| batch.from <= at) {
         free = running.to;
     }
-    let queued = |job: &&JobId| timeline.queued.get(job).is_some_and(|&since| since <= at);
+    let queued = |job: &&JobId| timeline.queued.get(job).is_some_and(|&since| since <= queued_at);
     let before: HashSet<JobId> = later.clone().flat_map(|batch| &batch.jobs).filter(queued).copied().collect();
     let mut left = before.len();
     while 0 < left {
@@ -230,7 +236,11 @@ mod tests {
     }
 
     fn instead(batches: &[(u64, u64, &[u64])], queued: &[(u64, u64)], at_ms: u64) -> u64 {
-        let us = here_instead(&timeline("a", batches, queued), PACE, at(at_ms));
+        instead_waiting(batches, queued, (at_ms, at_ms))
+    }
+
+    fn instead_waiting(batches: &[(u64, u64, &[u64])], queued: &[(u64, u64)], (at_ms, since): (u64, u64)) -> u64 {
+        let us = here_instead(&timeline("a", batches, queued), PACE, (at(at_ms), at(since)));
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small and positive")]
         let ms = (us / 1000.0).round() as u64;
         ms
@@ -261,6 +271,14 @@ mod tests {
         assert_eq!(instead(&[(0, 20, &[1]), (20, 60, &[2, 4])], &[(1, 0), (2, 1), (4, 9)], 5), 15 + 40);
         let longer: [(u64, u64, &[u64]); 3] = [(0, 20, &[1]), (20, 60, &[2, 3]), (60, 80, &[4])];
         assert_eq!(instead(&longer, &[(1, 0), (2, 1), (3, 2), (4, 50)], 5), 55 + 40);
+    }
+
+    #[test]
+    fn who_waited_before_it_moved_would_have_run_before_those_that_came_meanwhile() {
+        let (batches, queued): ([(u64, u64, &[u64]); 3], _) =
+            ([(0, 20, &[1]), (20, 60, &[2, 3]), (60, 80, &[4])], [(1, 0), (2, 1), (3, 2), (4, 9)]);
+        assert_eq!(instead_waiting(&batches, &queued, (10, 5)), 50 + 20);
+        assert_eq!(instead_waiting(&batches, &queued, (10, 10)), 50 + 40);
     }
 
     fn option(node: &str, completion_ms: u64) -> NodeOption {

@@ -111,7 +111,7 @@ pub(super) fn i7_joined_nodes_get_their_share(world: &World, history: &History) 
 }
 
 /// I11: over ten seconds without a fault, among equals, no node has more than 1.3 times the mean, and at most 40 % of
-/// the requests move; where a device runs one request at a time, at most as many as find their own node busy.
+/// the requests move; where a node has one device, at most as many as find it busy. Chance has three deviations.
 pub(super) fn i11_loads_are_even(world: &World, history: &History) -> Result<(), Broken> {
     let plan = world.plan();
     if !plan.terms.even {
@@ -142,7 +142,8 @@ pub(super) fn i11_loads_are_even(world: &World, history: &History) -> Result<(),
             (slice(from + SLICE)..slice(to)).map(|at| u64::from(counts.get(at).copied().unwrap_or(0))).sum()
         };
         let (done, forwards) = (sum_of(&history.done), sum_of(&history.forwards));
-        let most = moves_max(plan) * done as f64;
+        let part = moves_max(plan);
+        let most = part * done as f64 + 3.0 * (part * (1.0 - part) * done as f64).sqrt();
         if JOBS_MIN <= done && most < forwards as f64 {
             let what = format!("within ten seconds from {from:?} there were {forwards} forwards for {done} requests");
             return Err(Broken::of_node("I11", world, 0, what));
@@ -154,13 +155,14 @@ pub(super) fn i11_loads_are_even(world: &World, history: &History) -> Result<(),
 
 /// The part of the requests that may move.
 ///
-/// Requests that come at random find a device that runs one at a time busy as often as it is busy (Wolff 1982, PASTA),
-/// and to move those is right as long as anybody is idle.
+/// Requests that come at random find a device that runs one batch at a time busy as often as it is busy (Wolff 1982,
+/// PASTA), and to move those is right as long as anybody is idle. How busy it is with each of them alone is the most
+/// that it can be.
 fn moves_max(plan: &Plan) -> f64 {
-    let (units, rows) = plan.arrivals.mean_size();
-    let load = plan.arrivals.rate_per_s / (plan.nodes as f64 * plan.service.capacity_per_s(units, rows));
-    let one_at_a_time = matches!(plan.service.device, Device::Batch { rows_max: 1, .. });
-    if one_at_a_time { load.clamp(MOVES_MAX, MOVES_OF_SINGLES_MAX) } else { MOVES_MAX }
+    let Device::Batch { .. } = plan.service.device else { return MOVES_MAX };
+    let alone_us = plan.service.unloaded(plan.arrivals.mean_size().0);
+    let busy = plan.arrivals.rate_per_s * alone_us / 1e6 / plan.nodes as f64;
+    busy.clamp(MOVES_MAX, MOVES_OF_SINGLES_MAX)
 }
 
 /// L: five seconds after the faults ended, waits are what they were before the first one, with room for chance.

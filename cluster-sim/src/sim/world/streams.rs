@@ -20,13 +20,21 @@ use super::records::{Answer, Event, Letter, Says, Stream};
 const ACKNOWLEDGE_AFTER: Micros = Micros::from_ms(3);
 const BYTES: u64 = 4096;
 
+/// What a machine says of a placement.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    pub(super) bound: Option<Micros>,
+    pub(super) remaining: Micros,
+    pub(super) hedge: bool,
+}
+
 impl World {
     pub(super) fn forward(
         &mut self,
         node: usize,
         (id, attempt): (JobId, Attempt),
         to: usize,
-        (bound, remaining): (Option<Micros>, Micros),
+        Terms { bound, remaining, hedge }: Terms,
     ) {
         let Some((key, job)) = self.job(id) else { return };
         let (request, came_by) = (job.request, job.stream);
@@ -58,8 +66,9 @@ impl World {
                 *place = u32::try_from(to).expect("less than 2^32 nodes");
                 asked.path_len += 1;
             }
-            // Without news of the placement before, this is a second one beside it.
-            asked.hedged |= !asked.unplaced;
+            // It says that it is one, and no news of the placement before made it necessary. A job that leaves its
+            // queue says no such thing: if it then runs at home too, that is one node too many.
+            asked.hedged |= hedge && !asked.unplaced;
             asked.unplaced = false;
         }
         self.see(What::Forwarded, node, to, request, u64::from(attempt.0) | (hop << 32));

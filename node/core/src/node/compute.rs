@@ -61,7 +61,7 @@ impl Node {
         self.can_compute().then(|| self.completion_after(now, self.queue.all(), Work::of(units)))
     }
 
-    fn completion_after(&self, now: MonoTime, before: Work, own: Work) -> Micros {
+    pub(super) fn completion_after(&self, now: MonoTime, before: Work, own: Work) -> Micros {
         match self.slots() {
             // On one device the job joins the last of the batches before it.
             1 => self.wait_for(now, before + own),
@@ -77,7 +77,7 @@ impl Node {
     }
 
     /// Time until a slot is free and `work` has been given to the device.
-    fn wait_for(&self, now: MonoTime, work: Work) -> Micros {
+    pub(super) fn wait_for(&self, now: MonoTime, work: Work) -> Micros {
         let (slots, cost) = (self.slots(), self.cost_here());
         let batches = self.rules.batch.batches(cost, work);
         if self.running.len() as u64 + batches < slots {
@@ -322,7 +322,7 @@ impl Node {
         self.look_at_again(id);
     }
 
-    fn take_off_device(&mut self, id: JobId) {
+    pub(super) fn take_off_device(&mut self, id: JobId) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         if job.here.take().is_some() {
             self.here -= 1;

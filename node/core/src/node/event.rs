@@ -328,6 +328,8 @@ pub enum Effect {
         /// Time that the peer is given. For a chunk that is as long as its call had when it came, so that it takes its
         /// turn there as it does here; that the call's own time is over, this node notices.
         remaining: Micros,
+        /// Another placement of the job stands beside this one.
+        hedge: bool,
     },
     /// The peer's answer to this placement is of no use any more: tell it to stop.
     Abandon {

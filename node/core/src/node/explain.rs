@@ -2,7 +2,7 @@
 //!
 //! Part of the machine in `node`.
 //! Invariants: only a job that asked carries one; it has as many decisions as the job had placements, hedges included,
-//! and each lists at most [`OPTIONS_MAX`] nodes.
+//! and one more where it waited here and moved before it ran; each lists at most [`OPTIONS_MAX`] nodes.
 
 use serde::{Deserialize, Serialize};
 
@@ -68,6 +68,8 @@ pub enum Reason {
     LastPlacement,
     /// The first placement was late.
     Hedge,
+    /// The job waited here, and a peer that was asked turned out to be sooner by the margin.
+    BecameSooner,
 }
 
 impl Reason {
@@ -82,6 +84,7 @@ impl Reason {
             Self::OwnsSession => "owns_session",
             Self::LastPlacement => "last_placement",
             Self::Hedge => "hedge",
+            Self::BecameSooner => "became_sooner",
         }
     }
 }

@@ -45,6 +45,8 @@ pub(super) struct Job {
     pub(super) late_told: bool,
     /// It was placed a second time because it was late.
     pub(super) hedged: bool,
+    /// It waited here and went on to a peer.
+    pub(super) moved: bool,
     pub(super) explanation: Option<Box<Explanation>>,
     pub(super) part: Option<Part>,
     /// It is a chunk and nowhere until another one of its call ends; `true`: it may go to this node only.
@@ -135,6 +137,7 @@ impl Job {
             flights: Vec::new(),
             late_told: false,
             hedged: false,
+            moved: false,
             explanation: None,
             part: None,
             parked: None,

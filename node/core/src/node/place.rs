@@ -1,8 +1,8 @@
 //! Where a job goes: on arrival, and again whenever a placement came to nothing.
 //!
 //! Part of the machine in `node`.
-//! Invariants: a job of a peer never gets a forward; a job is never placed twice on the same node; busy and full are no
-//! blame, a broken connection is.
+//! Invariants: a job of a peer never gets a forward; a job is never placed twice on the same node, where a stay in this
+//! node's queue of which nothing ran is no placement (`rebalance`); busy and full are no blame, a broken connection is.
 
 use super::explain::{Explanation, Reason};
 use super::job::{Flight, Job};
@@ -128,10 +128,12 @@ impl Node {
         if cause == Cause::New && next != Next::OnlyHere && self.place_by_owner(now, id, next, effects) {
             return;
         }
-        let deadline = self.jobs[&id].deadline;
+        let Job { deadline, moved, .. } = self.jobs[&id];
         let siblings = self.siblings(id);
         let is_begun = self.is_begun(id);
-        let in_time = |seat: &Seat| is_begun || !admission::hopeless(now, seat.completion, deadline);
+        // Who waited here and moved was taken, and may wait here again.
+        let is_taken = |seat: &Seat| is_begun || (moved && seat.here);
+        let in_time = |seat: &Seat| is_taken(seat) || !admission::hopeless(now, seat.completion, deadline);
         let mut seats = Vec::with_capacity(3);
         if next != Next::OnlyAway {
             seats.push(self.seat_here(now, id));
@@ -173,6 +175,7 @@ impl Node {
         }
         self.explain(now, id, &seats, &seats[picked], reason);
         self.go(now, id, &seats, picked, effects);
+        self.ask_how_they_are(now, &seats, effects);
     }
 
     /// Where the job may go, and whether the retry budget had no objection; `None` when it ended.
@@ -299,7 +302,7 @@ impl Node {
         false
     }
 
-    fn go(&mut self, now: MonoTime, id: JobId, seats: &[Seat], picked: usize, effects: &mut Vec<Effect>) {
+    pub(super) fn go(&mut self, now: MonoTime, id: JobId, seats: &[Seat], picked: usize, effects: &mut Vec<Effect>) {
         let seat = &seats[picked];
         if seat.here {
             return self.queue_here(now, id, seat, false);
@@ -330,7 +333,7 @@ impl Node {
     }
 
     /// What peers are asked about the job. Where this node's own seat is among `seats`, its numbers are not made again.
-    fn question(&self, now: MonoTime, id: JobId, seats: &[Seat]) -> Question {
+    pub(super) fn question(&self, now: MonoTime, id: JobId, seats: &[Seat]) -> Question {
         let job = &self.jobs[&id];
         let own = seats.iter().find(|seat| seat.here);
         let wait_here = own.map_or_else(|| self.wait_here(now), |own| own.wait);
@@ -407,7 +410,7 @@ impl Node {
             hedge,
         });
         let remaining = job.turn.since(now);
-        effects.push(Effect::Forward { job: id, attempt, peer: seat.id.clone(), bound, remaining });
+        effects.push(Effect::Forward { job: id, attempt, peer: seat.id.clone(), bound, remaining, hedge });
         self.look_at_again(id);
     }
 

@@ -42,6 +42,8 @@ pub struct Rules {
     pub heat: Option<HeatRules>,
     /// How far the owner of a session may be above the mean.
     pub affinity: AffinityRules,
+    /// When peers are asked how they are for the sake of what waits here, which then may move; `None` = never.
+    pub rebalance: Option<RebalanceRules>,
     /// When a late job is placed a second time; `None` = never.
     pub hedge: Option<HedgeRules>,
     /// When this node suspects itself; `None` = never.
@@ -74,6 +76,7 @@ impl Default for Rules {
             peers: PeerRules::default(),
             heat: Some(HeatRules::default()),
             affinity: AffinityRules::default(),
+            rebalance: Some(RebalanceRules::default()),
             hedge: Some(HedgeRules::default()),
             pulse: Some(PulseRules::default()),
             drain: DrainRules::default(),
@@ -108,6 +111,19 @@ pub struct RetryBudget(pub BudgetRules);
 impl Default for RetryBudget {
     fn default() -> Self {
         Self(BudgetRules { percent: 20, per_second: 10 })
+    }
+}
+
+/// When a peer is asked how it is because a caller's job has to wait here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RebalanceRules {
+    /// Not while what it said of its load is younger than this, or than the margin that it has to beat.
+    pub claim_age_max: Micros,
+}
+
+impl Default for RebalanceRules {
+    fn default() -> Self {
+        Self { claim_age_max: Micros::from_ms(5) }
     }
 }
 

@@ -73,6 +73,8 @@ pub(super) struct Peer {
     pub(super) doubted: Option<MonoTime>,
     /// When it was last pinged because its connection had ended.
     pub(super) parted: Option<MonoTime>,
+    /// When it was asked for its load, if nothing came of that yet.
+    pub(super) asked: Option<MonoTime>,
     /// It did not take a job; until then it is asked only where nobody else can be.
     pub(super) rests_until: Option<MonoTime>,
     pub(super) start: Start,
@@ -104,6 +106,7 @@ impl Peer {
             dead_since: None,
             doubted: None,
             parted: None,
+            asked: None,
             rests_until: None,
             start: Start::Awaited,
             flights: 0,

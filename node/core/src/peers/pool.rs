@@ -72,6 +72,16 @@ impl List {
         self.at.push(at);
     }
 
+    pub(super) fn has(&self, at: u32) -> bool {
+        self.at.binary_search(&at).is_ok()
+    }
+
+    /// Whether chance offers one of this weight, measured against the heaviest, that gets `risen` percent of it.
+    pub(super) fn takes_part(&self, weight: u32, risen: u64, prng: &mut Prng) -> bool {
+        let mut by_chance = |part: u64, whole: u64| whole <= part || prng.next_u64() % whole < part;
+        by_chance(weight.into(), self.weight_max.into()) && by_chance(risen, 100)
+    }
+
     /// How many there are beside `barred`.
     fn left(&self, barred: &[u32]) -> usize {
         self.at.len() - barred.iter().filter(|at| self.at.binary_search(at).is_ok()).count()

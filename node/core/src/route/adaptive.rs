@@ -6,17 +6,15 @@
 //! Invariants: a job stays here unless a peer is sooner by more than the margin; a hot node gives up the part of the
 //! margin that grows with its own completion, never the rest.
 
-use super::Scene;
-use crate::time::Micros;
+use super::{Scene, margin};
 
 pub(super) fn pick(scene: &mut Scene<'_>) -> usize {
     let own = scene.own();
     // A seat that is not this node's comes first for `least` where there is one.
     let best = scene.least(|seat| (seat.here, seat.completion));
     let Some(own) = own.filter(|&own| own != best) else { return best };
-    let (here, there, hot) = (scene.seats[own].completion, &scene.seats[best], scene.hot);
-    let inertia = if hot { Micros::ZERO } else { here.percent(scene.rules.margin_percent.into()) };
-    let margin = scene.rules.margin_min.max(there.rtt.times(2)).max(inertia);
+    let (here, there) = (scene.seats[own].completion, &scene.seats[best]);
+    let margin = margin(scene.rules, here, there.rtt, scene.hot);
     if there.completion + margin < here { best } else { own }
 }
 
@@ -24,7 +22,7 @@ pub(super) fn pick(scene: &mut Scene<'_>) -> usize {
 mod tests {
     use super::super::tests::{picks, seat};
     use super::super::{Policy, Seat};
-    use super::*;
+    use crate::time::Micros;
 
     fn away(name: &str, completion_ms: u64, rtt_ms: u64) -> Seat {
         Seat { rtt: Micros::from_ms(rtt_ms), ..seat(name, completion_ms) }

@@ -12,6 +12,7 @@ mod failure;
 mod hedge;
 mod load;
 mod placement;
+mod rebalance;
 mod rules;
 mod split;
 mod support;

@@ -77,6 +77,7 @@ fn fields(config: &Config) -> BTreeMap<&'static str, Value> {
         ("routing.hot_dwell_ms", ms(routing.hot_dwell)),
         ("routing.session_bound_percent", json!(routing.session_bound_percent)),
         ("routing.chunk_ms", ms(routing.chunk)),
+        ("routing.ask_after_ms", ms(routing.ask_after)),
         ("routing.slow_start_ms", ms(routing.slow_start)),
         ("routing.panic_percent", json!(routing.panic_percent)),
         ("breaker.request_volume", json!(breaker.request_volume)),

@@ -36,9 +36,10 @@ pub(crate) fn id(name: &str) -> NodeId {
 pub(crate) type Line<'a> = (u64, Input, &'a [&'a str]);
 
 /// The default rules without what needs ticks between the lines of a script, or chance: self-suspicion, jitter, hedges,
-/// pings of peers that gossip calls dead, canaries. Calls stay whole. Tests of these turn them on.
+/// pings of peers that gossip calls dead, canaries, questions for the sake of what waits. Calls stay whole. Tests of
+/// these turn them on.
 pub(crate) fn plain_rules() -> Rules {
-    let mut rules = Rules { pulse: None, hedge: None, split: None, canary: None, ..Rules::default() };
+    let mut rules = Rules { pulse: None, rebalance: None, hedge: None, split: None, canary: None, ..Rules::default() };
     // Batches are as long as they may be, although nothing here has a fixed part.
     rules.batch.time_short = rules.batch.time_max;
     (rules.peers.gate.jitter_percent, rules.peers.panic_percent) = (0, 0);
@@ -116,7 +117,7 @@ fn words(effect: &Effect) -> Option<String> {
             format!("run {}: {}", batch.0, rows.join(" "))
         }
         Effect::Cut { call, chunk, rows } => format!("cut {} of {call}: {rows:?}", number(*chunk), call = call.0),
-        Effect::Forward { job, attempt, peer, bound, remaining: _ } => {
+        Effect::Forward { job, attempt, peer, bound, remaining: _, hedge: _ } => {
             let bound = bound.map_or(String::new(), |bound| format!(" if within {} ms", bound.to_ms_ceil()));
             format!("forward {}#{} to {peer}{bound}", number(*job), attempt.0)
         }

@@ -203,7 +203,7 @@ impl Shoal {
                 self.seats[on].chunks.insert(chunk, call);
                 self.seats[on].cut.entry(call).or_default();
             }
-            Effect::Forward { job, attempt, peer, bound, remaining } => {
+            Effect::Forward { job, attempt, peer, bound, remaining, hedge: _ } => {
                 self.seen.forwards += 1;
                 assert!(!self.seats[on].from.contains_key(&job), "seed {}: a second hop", self.seed);
                 let (to, stream) = (Self::seat_of(&peer), (on, job, attempt));

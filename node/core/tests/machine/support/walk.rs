@@ -50,9 +50,14 @@ impl Seen {
     }
 
     pub(crate) fn assert_all_happened(&self) {
-        for (what, least) in
-            [("breaker_paused", 5), ("retry_denied", 50), ("panicked", 50), ("hedged", 50), ("slow_started", 50)]
-        {
+        for (what, least) in [
+            ("breaker_paused", 5),
+            ("retry_denied", 50),
+            ("panicked", 50),
+            ("hedged", 50),
+            ("slow_started", 50),
+            ("rebalanced", 10),
+        ] {
             let count = self.0.get(what).copied().unwrap_or(0);
             assert!(least <= count, "{what} decided only {count} times: {:?}", self.0);
         }
@@ -127,6 +132,8 @@ struct Walk {
     /// Gossip is always believed, so that a forward to whom it calls dead is a fault.
     believes_gossip: bool,
     members: BTreeMap<NodeId, PeerFacts>,
+    /// Peers that were pinged, and did not answer yet.
+    pinged: Vec<NodeId>,
     exits: u32,
     stopped: bool,
     seen: Seen,
@@ -186,7 +193,8 @@ impl Walk {
         if seed % 5 < 2 {
             rules.peers.breaker = Some(BreakerRules { request_volume: 1, ..BreakerRules::default() });
         }
-        rules.route.policy = Policy::ALL[usize::try_from(seed).expect("a small seed") / 6 % Policy::ALL.len()];
+        let number = usize::try_from(seed).expect("a small seed");
+        rules.route.policy = if seed % 4 < 2 { Policy::Adaptive } else { Policy::ALL[number / 4 % Policy::ALL.len()] };
         Self {
             seed,
             event: 0,
@@ -201,6 +209,7 @@ impl Walk {
             slots: slots as usize,
             believes_gossip,
             members: BTreeMap::new(),
+            pinged: Vec::new(),
             exits: 0,
             stopped: false,
             seen: Seen::default(),
@@ -224,6 +233,9 @@ impl Walk {
     // What the world may say.
 
     fn any_input(&mut self) -> Input {
+        if !self.pinged.is_empty() && self.one_in(4) {
+            return self.answer_to_a_ping();
+        }
         match self.chance.below(100) {
             0..22 => self.any_arrival(),
             22..40 => self.end_of_batch(),
@@ -247,6 +259,15 @@ impl Walk {
             85 if self.one_in(6) => Input::Leave,
             _ => Input::Tick,
         }
+    }
+
+    /// Mostly of an idle peer, so that what waits here moves.
+    fn answer_to_a_ping(&mut self) -> Input {
+        let peer = self.pinged.swap_remove(self.chance.below(self.pinged.len()));
+        let word = self.any_word();
+        let idle = |report| Report { wait: Micros::ZERO, standing: Standing::Ready, slots: 1, ..report };
+        let report = if self.one_in(4) { word.report } else { word.report.map(idle) };
+        Input::Heard { peer, word: Word { report, ..word } }
     }
 
     /// Owners of sessions: members, this node, and some that are none.
@@ -459,18 +480,18 @@ impl Walk {
         match effect {
             Effect::Run { batch, rows } => self.check_run(*batch, rows, before),
             Effect::Cut { call, chunk, rows } => self.check_cut(*call, *chunk, rows.clone(), before),
-            Effect::Forward { job, attempt, peer, bound, remaining } => {
-                self.seen.note(
-                    ["forward", "second placement", "third placement", "a hedge too"][usize::from(attempt.0) - 1],
-                );
+            Effect::Forward { job, attempt, peer, bound, remaining, hedge } => {
+                let count = ["forward", "second placement", "third placement", "a hedge too", "a move too"];
+                self.seen.note(count[usize::from(attempt.0) - 1]);
                 let live = self.live.get_mut(job).unwrap_or_else(|| panic!("{before}: {job:?} is over, yet forwarded"));
                 assert!(live.caller, "{before}: a job of a peer was handed on");
+                assert!(*hedge || live.away.is_empty(), "{before}: {job:?} is somewhere already");
                 if !live.away.is_empty() {
                     assert!(!std::mem::replace(&mut live.hedged, true), "{before}: {job:?} is hedged twice");
                     self.seen.note("hedge");
                 }
                 assert!(live.visited.insert(peer.clone()), "{before}: {job:?} was on {peer} before");
-                assert!(attempt.0 <= PLACEMENTS_MAX + 1, "{before}: {attempt:?}");
+                assert!(attempt.0 <= PLACEMENTS_MAX + 2, "{before}: {attempt:?}");
                 assert!(!live.busy_refused || bound.is_none(), "{before}: a second busy refusal is possible");
                 let most = if live.of.is_some() { live.patience } else { live.deadline.since(self.now) };
                 assert!(*remaining <= most, "{before}: {remaining:?} is too long");
@@ -495,6 +516,7 @@ impl Walk {
             Effect::Finish { job, outcome, placements, .. } => self.check_finish(*job, outcome, *placements, before),
             Effect::Ping { peer } => {
                 self.seen.note("ping");
+                self.pinged.push(peer.clone());
                 assert!(self.members.contains_key(peer), "{before}: {peer} is no member");
             }
             Effect::Measure => assert!(self.running.is_empty(), "{before}: the device is busy"),
