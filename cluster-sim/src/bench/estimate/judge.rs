@@ -275,10 +275,10 @@ mod tests {
 
     #[test]
     fn who_waited_before_it_moved_would_have_run_before_those_that_came_meanwhile() {
-        let (batches, queued): ([(u64, u64, &[u64]); 3], _) =
-            ([(0, 20, &[1]), (20, 60, &[2, 3]), (60, 80, &[4])], [(1, 0), (2, 1), (3, 2), (4, 9)]);
-        assert_eq!(instead_waiting(&batches, &queued, (10, 5)), 50 + 20);
-        assert_eq!(instead_waiting(&batches, &queued, (10, 10)), 50 + 40);
+        let batches: [(u64, u64, &[u64]); 3] = [(0, 20, &[1]), (20, 60, &[2, 3]), (60, 100, &[4, 5])];
+        let queued = [(1, 0), (2, 1), (3, 2), (4, 9), (5, 9)];
+        assert_eq!(instead_waiting(&batches, &queued, (10, 5)), 50 + 40);
+        assert_eq!(instead_waiting(&batches, &queued, (10, 10)), 90 + 20);
     }
 
     fn option(node: &str, completion_ms: u64) -> NodeOption {

@@ -20,9 +20,8 @@ const CONVERGED_AFTER_ROUNDS: u64 = 20;
 const JOBS_MIN: u64 = 100;
 /// Part of the requests that may move among equals.
 const MOVES_MAX: f64 = 0.4;
-/// The same where devices run one request at a time, however loaded: who finds its node busy finds most others busy
-/// too.
-const MOVES_OF_SINGLES_MAX: f64 = 0.6;
+/// The same however loaded they are: who finds its node busy then finds most others busy too.
+const MOVES_BUSY_MAX: f64 = 0.6;
 /// Deviations that are taken for chance.
 const CHANCE_SIGMAS: f64 = 2.0;
 /// Fewer waits say nothing about a percentile.
@@ -111,7 +110,7 @@ pub(super) fn i7_joined_nodes_get_their_share(world: &World, history: &History) 
 }
 
 /// I11: over ten seconds without a fault, among equals, no node has more than 1.3 times the mean, and at most 40 % of
-/// the requests move; where a node has one device, at most as many as find it busy. Chance has three deviations.
+/// the requests move, or as many as find their node with no room, up to 60 %. Chance has three deviations.
 pub(super) fn i11_loads_are_even(world: &World, history: &History) -> Result<(), Broken> {
     let plan = world.plan();
     if !plan.terms.even {
@@ -155,14 +154,30 @@ pub(super) fn i11_loads_are_even(world: &World, history: &History) -> Result<(),
 
 /// The part of the requests that may move.
 ///
-/// Requests that come at random find a device that runs one batch at a time busy as often as it is busy (Wolff 1982,
-/// PASTA), and to move those is right as long as anybody is idle. How busy it is with each of them alone is the most
-/// that it can be.
+/// To move who finds its own node with no room is right as long as anybody has some, and more is not.
 fn moves_max(plan: &Plan) -> f64 {
-    let Device::Batch { .. } = plan.service.device else { return MOVES_MAX };
     let alone_us = plan.service.unloaded(plan.arrivals.mean_size().0);
-    let busy = plan.arrivals.rate_per_s * alone_us / 1e6 / plan.nodes as f64;
-    busy.clamp(MOVES_MAX, MOVES_OF_SINGLES_MAX)
+    let offered = plan.arrivals.rate_per_s * alone_us / 1e6 / plan.nodes as f64;
+    let devices = match plan.service.device {
+        Device::Batch { .. } => 1,
+        Device::Slots { slots, .. } => slots,
+    };
+    waits(devices, offered).clamp(MOVES_MAX, MOVES_BUSY_MAX)
+}
+
+/// The part of requests that come at random and find all `devices` busy, which are offered work for so many of them.
+/// Source: Erlang's formula for those who wait, 1917.
+fn waits(devices: u32, offered: f64) -> f64 {
+    let devices = f64::from(devices.max(1));
+    if devices <= offered {
+        return 1.0;
+    }
+    let (mut lost, mut count) = (1.0, 1.0);
+    while count <= devices {
+        lost = offered * lost / (count + offered * lost);
+        count += 1.0;
+    }
+    lost / (1.0 - offered / devices * (1.0 - lost))
 }
 
 /// L: five seconds after the faults ended, waits are what they were before the first one, with room for chance.
@@ -223,4 +238,19 @@ fn disturbed(plan: &Plan, from: MonoTime, to: MonoTime) -> bool {
         let ends = (planned.at + planned.lasts).min(plan.heal_at.max(planned.at));
         !matches!(planned.fault, Fault::Join(_)) && planned.at < to && from < ends + rest
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::waits;
+
+    #[test]
+    fn who_waits_is_what_erlang_says() {
+        for (devices, offered, expected) in
+            [(1, 0.0, 0.0), (1, 0.7, 0.7), (2, 1.0, 1.0 / 3.0), (8, 6.8, 0.5726), (3, 3.0, 1.0), (8, 99.0, 1.0)]
+        {
+            let told = waits(devices, offered);
+            assert!((told - expected).abs() < 0.002, "{devices} {offered}: {told}");
+        }
+    }
 }
