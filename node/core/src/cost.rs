@@ -31,8 +31,9 @@ const WEIGHT_ERROR: f64 = 0.05;
 /// two; with 5 once in a million. Downwards it never happened in a hundred million.
 const DRIFT_SIGMAS_ABOVE: f64 = 5.0;
 const DRIFT_SIGMAS_BELOW: f64 = 4.0;
-/// Pull of the slope towards "no fixed part", relative to the squared mean size. It decides while all batches have one
-/// size, when slope and fixed part cannot be told apart.
+/// Pull of the slope towards what is known of it, relative to the squared mean size. It decides while all batches have
+/// one size, when slope and fixed part cannot be told apart: then what unlike batches told before still holds, and "no
+/// fixed part" where there were none.
 const RIDGE: f64 = 0.01;
 /// A batch counts as at most so many times what it should have taken (or the mean batch takes), once some are known. A
 /// process that was stopped for ten seconds measures ten seconds: believed in full, the node would hand on all work
@@ -98,6 +99,8 @@ pub struct CostModel {
     micros_mean: f64,
     units_variance: f64,
     covariance: f64,
+    /// Fixed part of the mean batch's time, as batches of unlike size told it.
+    fixed_share: f64,
     /// Mean of the last errors, in microseconds.
     error_mean: f64,
     /// Mean of all squared errors.
@@ -165,6 +168,15 @@ impl CostModel {
         self.units_variance = (1.0 - weight) * (self.units_variance + weight * units_off * units_off);
         self.covariance = (1.0 - weight) * (self.covariance + weight * units_off * micros_off);
         self.weights_squared = (1.0 - weight).powi(2) * self.weights_squared + weight * weight;
+        if let Some((_, fixed)) = self.line().filter(|_| 0.0 < self.micros_mean) {
+            // Batches of one size tell nothing about the shape.
+            let told = self.units_variance / (self.units_variance + self.ridge());
+            self.fixed_share += weight * told * (fixed / self.micros_mean - self.fixed_share);
+        }
+    }
+
+    fn ridge(&self) -> f64 {
+        RIDGE * self.units_mean * self.units_mean
     }
 
     /// The idle device took `took` for `units`, asked because this node seemed slow.
@@ -212,7 +224,7 @@ impl CostModel {
     /// twice as long as one.
     #[must_use]
     pub fn units_to_learn(&self) -> u64 {
-        let one_size = self.units_variance < RIDGE * self.units_mean * self.units_mean;
+        let one_size = self.units_variance < self.ridge();
         if one_size { to_u64(2.0 * self.units_mean) } else { 0 }
     }
 
@@ -263,9 +275,10 @@ impl CostModel {
         if self.batches == 0 {
             return None;
         }
-        let ridge = RIDGE * self.units_mean * self.units_mean;
+        let ridge = self.ridge();
         let proportional = self.micros_mean / self.units_mean;
-        let slope = (self.covariance + ridge * proportional) / (self.units_variance + ridge);
+        let known = proportional * (1.0 - self.fixed_share);
+        let slope = (self.covariance + ridge * known) / (self.units_variance + ridge);
         // A negative fixed part (or slope) is noise: then all of the time belongs to the other term.
         let slope = slope.clamp(0.0, proportional);
         let fixed = (self.micros_mean - slope * self.units_mean).max(0.0);
@@ -296,6 +309,21 @@ mod tests {
         let cost = learned(&[(1, 20_000); 30]);
         assert_eq!(cost, Cost { fixed: Micros::ZERO, per_unit_ns: 20_000_000 });
         assert_eq!(cost.of(3, 1), Micros::from_ms(60));
+    }
+
+    #[test]
+    fn what_unlike_batches_told_holds_while_all_have_one_size() {
+        let mut model = CostModel::default();
+        let took = |units| Micros::new(400_000 + 50 * units);
+        (0..100).map(|i| 1 + (i * 7) % 200).for_each(|n| model.observe(n, took(n), Micros::from_ms(400)));
+        (0..500).for_each(|_| model.observe(256, took(256), Micros::from_ms(400)));
+        let cost = model.cost().expect("observed");
+        assert!(Micros::from_ms(350) < cost.fixed, "a node that is always full else seems to have none: {cost:?}");
+        // It turns twice as fast, and is still full.
+        (0..100).for_each(|_| model.observe(256, Micros::new(took(256).get() / 2), Micros::from_ms(200)));
+        let cost = model.cost().expect("observed");
+        let around = |ms: u64| Micros::from_ms(ms - 30)..Micros::from_ms(ms + 30);
+        assert!(around(200).contains(&cost.fixed) && around(206).contains(&cost.of(256, 1)), "{cost:?}");
     }
 
     #[test]

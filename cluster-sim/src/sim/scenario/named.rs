@@ -34,6 +34,7 @@ scenarios! {
     device_shared = "one device a node, one request at a time";
     skew = "one door gets four times as much as another one";
     slow_node = "one node becomes ten times slower and says so";
+    turn_slow = "one node of one device becomes five times slower at 80 % of what is then left, as in `bench tail`";
     slow_path = "the way to one node becomes 60 ms longer";
     slow_answers = "what one node answers to its peers leaves it 200 ms later than it is done, and it does not know";
     kill = "one process after the other is killed and comes back";
@@ -117,6 +118,16 @@ fn skew(seed: u64, nodes: usize) -> Plan {
 fn slow_node(seed: u64, nodes: usize) -> Plan {
     let plan = slots(base(seed, nodes, 0.6), Spread::HyperExponential(4.0), 0.6);
     uneven(with_faults(plan, &[(10.0, 14.0, Fault::SlowDevice(last(nodes), 10.0))]))
+}
+
+fn turn_slow(seed: u64, nodes: usize) -> Plan {
+    const SLOW: f64 = 5.0;
+    let left = (nodes as f64 - 1.0 + 1.0 / SLOW) / nodes as f64;
+    let device = Device::Batch { fixed: Micros::ZERO, per_unit_ns: 10_000_000, rows_max: 256 };
+    let plan = with_device(base(seed, nodes, 0.8 * left), device, Spread::Exponential, 0.8 * left);
+    let mut plan = harsh(with_faults(plan, &[(7.0, 17.0, Fault::SlowDevice(last(nodes), SLOW))]));
+    (plan.measure_from, plan.arrivals.until) = (second(7.0), plan.heal_at);
+    plan
 }
 
 fn slow_path(seed: u64, nodes: usize) -> Plan {
