@@ -83,8 +83,11 @@ pub(super) fn rules(config: &Config) -> Rules {
         },
         split: Some(SplitRules { chunk_time: micros(config.routing.chunk), ..SplitRules::default() })
             .filter(|rules| Micros::ZERO < rules.chunk_time),
-        rebalance: Some(RebalanceRules { claim_age_max: micros(config.routing.ask_after) })
-            .filter(|rules| Micros::ZERO < rules.claim_age_max),
+        rebalance: Some(RebalanceRules {
+            claim_age_max: micros(config.routing.ask_after),
+            ..RebalanceRules::default()
+        })
+        .filter(|rules| Micros::ZERO < rules.claim_age_max),
         retry: RetryRules {
             placements_max: u8::try_from(config.routing.placements_max).unwrap_or(u8::MAX),
             ..RetryRules::default()

@@ -65,14 +65,14 @@ impl Node {
     /// `peer` said how it is: the last job that may move goes there if it is sooner there.
     pub(super) fn rebalance(&mut self, now: MonoTime, peer: &NodeId, effects: &mut Vec<Effect>) {
         // A node that stood still reads words that are old.
-        if self.rebalance_rules().is_none() || self.in_doubt(now) {
-            return;
-        }
+        let Some(rules) = self.rebalance_rules().filter(|_| !self.in_doubt(now)) else { return };
         let Some(id) = self.last_to_move() else { return };
         let own = self.seat_of_waiting(now, id);
         let question = self.question(now, id, std::slice::from_ref(&own));
         let Some(away) = self.peers.seat_for_waiting(now, peer, id, &question) else { return };
-        if admission::hopeless(now, away.completion, self.jobs[&id].deadline) {
+        let gain = (own.completion - own.wait).percent(rules.gain_percent.into());
+        let gains = away.completion + gain <= own.completion;
+        if !gains || admission::hopeless(now, away.completion, self.jobs[&id].deadline) {
             return;
         }
         let seats = [own, away];

@@ -119,11 +119,14 @@ impl Default for RetryBudget {
 pub struct RebalanceRules {
     /// Not while what it said of its load is younger than this, or than the margin that it has to beat.
     pub claim_age_max: Micros,
+    /// What waits moves only where it is sooner by this part of its own time too, in percent: it could start here any
+    /// moment, and what runs before it is known on average only.
+    pub gain_percent: u32,
 }
 
 impl Default for RebalanceRules {
     fn default() -> Self {
-        Self { claim_age_max: Micros::from_ms(5) }
+        Self { claim_age_max: Micros::from_ms(5), gain_percent: 100 }
     }
 }
 

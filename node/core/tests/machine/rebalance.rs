@@ -44,10 +44,11 @@ fn with_each_word_of_a_peer_the_last_that_waits_moves_if_it_is_sooner_there() {
 
 #[test]
 fn nothing_moves_for_less_than_the_margin_or_for_what_was_known() {
-    // 19 ms of the batch that runs, 4 rows, itself: 69 ms. There: its wait, 10 ms, 1 ms of way.
+    // 19 ms of the batch that runs, 4 rows, itself: 69 ms. There: its wait, 10 ms, 1 ms of way. The margin is 6.9 ms,
+    // and what it has to gain is as much as it takes.
     for (report, expected) in [
-        (report(2, 50), &["forward 1#2 to a if within 69 ms"][..]),
-        (report(2, 52), &[]),
+        (report(2, 48), &["forward 1#2 to a if within 69 ms"][..]),
+        (report(2, 49), &[]),
         // As old as what is known.
         (report(1, 0), &[]),
     ] {
