@@ -32,7 +32,7 @@ impl Job {
 }
 
 impl Node {
-    /// Something waits here, and `seats` were compared for another one: asks those whose load is not known for now.
+    /// Something waits here, and `seats` were compared for another one: asks those whose word is too old.
     pub(super) fn ask_how_they_are(&mut self, now: MonoTime, seats: &[Seat], effects: &mut Vec<Effect>) {
         let Some(rules) = self.rebalance_rules() else { return };
         let Some(own) = seats.iter().find(|seat| seat.here).filter(|own| Micros::ZERO < own.wait) else { return };
